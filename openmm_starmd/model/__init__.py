@@ -1,0 +1,1 @@
+"""The network: configuration, conditioner, IPA, space-time attention with its KV cache, weights on disk."""

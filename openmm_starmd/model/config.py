@@ -1,0 +1,165 @@
+"""Hyper-parameters of a network and the limits of its weights, as they stand in ``config.json``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from openmm_starmd.diffusion.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to rebuild a network and to use its weights rightly.
+
+    Attributes
+    ----------
+    anchored : bool
+        True for the `mini` form: the clean-frame estimate starts from the Gaussian posterior blend of the last history
+        frame and the noisy frame, and updates are scaled by the width of that posterior. False for the paper's form,
+        where the estimate starts from the noisy frame.
+    c_s, c_z : int
+        Widths of single and pair features.
+    blocks : int
+        Number of blocks.
+    conditioner_layers : int
+        Pair-biased attention layers of the conditioner.
+    conditioner_s, conditioner_z : int
+        Widths of the conditioner's output (384 and 128 in the paper's form, as OpenFold's features have).
+    ipa_heads, ipa_hidden, ipa_query_points, ipa_value_points : int
+        Sizes of invariant point attention.
+    attention_layers, attention_heads, attention_hidden : int
+        Space-time attention per block.
+    mlp_ratio : int
+        Hidden width of the MLPs over their input width.
+    schedule : Schedule
+        Noise schedules of translations and rotations.
+    sampler : str
+        ``"posterior"`` or ``"euler-maruyama"``.
+    steps : int
+        Denoising steps per frame by default.
+    context_tau : float
+        Upper end of the contextual noise's diffusion time at inference.
+    max_context : int
+        Frames the history may hold.
+    displacement, displacement_exponent, displacement_max : float
+        Spread per coordinate of a residue's translation over a stride, ``displacement * (stride / 1 ps) **
+        displacement_exponent``, at most `displacement_max`; nm. Used by the anchored form only.
+    turn, turn_max : float
+        The same for rotation vectors, rad, with the same exponent.
+    stride_min, stride_max, stride_default : float
+        Allowed and default stride, ps.
+    temperature : float
+        Temperature of the training data, K.
+    max_length : int
+        Residues of the longest training protein.
+    torsions_trained : bool
+        Whether the side-chain torsions are good enough for ``atoms="heavy"`` to be the default.
+    name : str
+        Name of the weights.
+    """
+
+    anchored: bool = True
+    c_s: int = 128
+    c_z: int = 32
+    blocks: int = 3
+    conditioner_layers: int = 2
+    conditioner_s: int = 128
+    conditioner_z: int = 32
+    ipa_heads: int = 4
+    ipa_hidden: int = 16
+    ipa_query_points: int = 4
+    ipa_value_points: int = 8
+    attention_layers: int = 1
+    attention_heads: int = 4
+    attention_hidden: int = 128
+    mlp_ratio: int = 2
+    schedule: Schedule = field(default_factory=lambda: Schedule(sigma_min=0.02))
+    sampler: str = "posterior"
+    steps: int = 20
+    context_tau: float = 0.005
+    max_context: int = 8
+    displacement: float = 0.03
+    displacement_exponent: float = 0.25
+    displacement_max: float = 0.2
+    turn: float = 0.2
+    turn_max: float = 0.6
+    stride_min: float = 1.0
+    stride_max: float = 20.0
+    stride_default: float = 10.0
+    temperature: float = 300.0
+    max_length: int = 0
+    torsions_trained: bool = False
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.sampler not in ("posterior", "euler-maruyama"):
+            raise ValueError(f"sampler is {self.sampler!r}; choose 'posterior' or 'euler-maruyama'")
+        if self.attention_hidden % (4 * self.attention_heads):
+            raise ValueError(
+                f"attention_hidden {self.attention_hidden} must be a multiple of 4 x attention_heads "
+                f"{self.attention_heads}: 2D-RoPE rotates pairs in each half of a head"
+            )
+        if self.max_context < 3:
+            raise ValueError(f"max_context is {self.max_context}; it must be at least 3 (first, last and new frame)")
+        if not 0 < self.stride_min <= self.stride_default <= self.stride_max:
+            raise ValueError("strides must satisfy 0 < stride_min <= stride_default <= stride_max")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """Inverse of :meth:`to_dict`; unknown keys raise a ValueError."""
+        unknown = set(values) - {f.name for f in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown configuration keys {sorted(unknown)}: written by a newer openmm_starmd?")
+        values = dict(values)
+        values["schedule"] = Schedule(**values["schedule"])
+        return cls(**values)
+
+
+def preset(name: str) -> ModelConfig:
+    """Configuration of a named preset.
+
+    Parameters
+    ----------
+    name : str
+        ``"mini"`` (anchored, low-noise, trains on a CPU in an hour) or ``"paper"`` (the dimensions and the form of
+        arXiv 2602.02128, tables 7 to 10).
+
+    Returns
+    -------
+    ModelConfig
+    """
+    if name == "mini":
+        return ModelConfig(name="mini")
+    if name == "paper":
+        return ModelConfig(
+            anchored=False,
+            c_s=256,
+            c_z=128,
+            blocks=4,
+            conditioner_layers=4,
+            conditioner_s=384,
+            conditioner_z=128,
+            ipa_heads=4,
+            ipa_hidden=256,
+            ipa_query_points=8,
+            ipa_value_points=12,
+            attention_layers=2,
+            attention_heads=8,
+            attention_hidden=256,
+            mlp_ratio=4,
+            schedule=Schedule(),
+            sampler="euler-maruyama",
+            steps=200,
+            context_tau=0.1,
+            max_context=32,
+            stride_min=10.0,
+            stride_max=10240.0,
+            stride_default=1200.0,
+            name="paper",
+        )
+    raise ValueError(f"no preset {name!r}; choose 'mini' or 'paper'")
