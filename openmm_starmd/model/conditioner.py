@@ -34,7 +34,7 @@ class PairBiasedAttention(nn.Module):
 
     def forward(self, s: Tensor, z: Tensor) -> Tensor:
         """Singles [N, c_s], pairs [N, N, c_z] to singles [N, c_s]."""
-        q, k, v = self.qkv(self.norm(s)).unflatten(-1, (3, self.heads, -1)).movedim(-2, 0).unbind(1)  # [H, N, d]
+        q, k, v = self.qkv(self.norm(s)).unflatten(-1, (3, self.heads, -1)).permute(1, 2, 0, 3)  # [H, N, d]
         bias = self.bias(z).movedim(-1, 0)  # [H, N, N]
         mixed = nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=bias[None])[0]
         s = s + self.out(mixed.movedim(0, -2).flatten(-2))

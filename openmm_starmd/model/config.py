@@ -79,10 +79,10 @@ class ModelConfig:
     steps: int = 20
     context_tau: float = 0.005
     max_context: int = 8
-    displacement: float = 0.03
-    displacement_exponent: float = 0.25
+    displacement: float = 0.043
+    displacement_exponent: float = 0.22
     displacement_max: float = 0.2
-    turn: float = 0.2
+    turn: float = 0.16
     turn_max: float = 0.6
     stride_min: float = 1.0
     stride_max: float = 20.0

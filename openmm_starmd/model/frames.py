@@ -1,0 +1,145 @@
+"""The frames a network call sees: poses, noise levels and strides, and the Gaussian posterior of the anchored form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openmm_starmd.geometry.rigid import Rigids, superpose
+from openmm_starmd.geometry.so3 import exp_map, log_map
+from openmm_starmd.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Frames:
+    """F frames of B samples, noisy or clean copies alike.
+
+    Attributes
+    ----------
+    rigids : Rigids [B, F, N]
+        Noisy poses; translations as the forward process leaves them (shrunk by α), nm.
+    anchor : Rigids [B, F, N]
+        Pose of the history frame before each frame, as noised by contextual noise and with its shrinking undone.
+        The frame's own pose where there is none.
+    tau : Tensor [B, F]
+        Diffusion time of each frame; 0 for a frame without noise.
+    anchor_tau : Tensor [B, F]
+        Diffusion time of the anchor's contextual noise.
+    stride : Tensor [B, F]
+        Physical time since the anchor, ps.
+    index : Tensor [F], int64
+        Frame index for RoPE; copies of one frame share it.
+    noisy : Tensor [F], bool
+        True for a frame to be predicted, False for a frame of the history.
+    anchored : Tensor [F], bool
+        False for a frame with no frame before it.
+    """
+
+    rigids: Rigids
+    anchor: Rigids
+    tau: Tensor
+    anchor_tau: Tensor
+    stride: Tensor
+    index: Tensor
+    noisy: Tensor
+    anchored: Tensor
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Where the clean-frame estimate starts and how far updates reach.
+
+    Attributes
+    ----------
+    rigids : Rigids [B, F, N]
+    scale_translation, scale_rotation : Tensor [B, F]
+        Standard deviation left per coordinate, nm and rad: the unit of the network's updates and of its losses.
+    pose : Tensor [B, F, N, 6]
+        The noisy pose seen from the anchor in units of its own spread.
+    """
+
+    rigids: Rigids
+    scale_translation: Tensor
+    scale_rotation: Tensor
+    pose: Tensor
+
+
+def displacement_spread(stride: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """Spread per coordinate of a residue's motion over `stride` ps: translations in nm, rotation vectors in rad."""
+    growth = stride**config.displacement_exponent
+    return (
+        (config.displacement * growth).clamp(max=config.displacement_max),
+        (config.turn * growth).clamp(max=config.turn_max),
+    )
+
+
+def initial_estimate(frames: Frames, config: ModelConfig) -> Estimate:
+    """Start of the clean-frame estimate.
+
+    In the anchored form the prior of a clean frame is a Gaussian of the stride's spread d around the anchor, so that
+    its posterior given the noisy frame (noise s) has mean ``anchor + d²/(d² + s²) (noisy − anchor)`` and standard
+    deviation ``s d / sqrt(s² + d²)``, for translations and for rotation vectors alike. This is the preconditioning of
+    Karras et al. (2022, arXiv 2206.00364) with the anchor as the data's mean. In the paper's form the estimate
+    starts from the noisy frame itself, and updates are in Å and rad.
+
+    Parameters
+    ----------
+    frames : Frames
+    config : ModelConfig
+
+    Returns
+    -------
+    Estimate
+    """
+    schedule = config.schedule
+    tau = frames.tau
+    alpha = schedule.alpha(tau)[..., None, None]
+    if not config.anchored:
+        ones = torch.ones_like(tau)
+        pose = torch.zeros(*frames.rigids.translations.shape[:-1], 6, dtype=tau.dtype, device=tau.device)
+        return Estimate(frames.rigids, 0.1 * ones, ones, pose)
+
+    anchor = frames.anchor
+    noisy = Rigids(frames.rigids.rotations, frames.rigids.translations / alpha)
+    noise = schedule.sigma_translation(tau) / schedule.alpha(tau)
+    # a frame of the history without noise is what it is, although σ_min of the rotations' schedule is not zero
+    turn_noise = torch.where(tau > 0, schedule.sigma_rotation(tau), torch.zeros_like(tau))
+    spread, turn = displacement_spread(frames.stride, config)
+    anchor_noise = schedule.sigma_translation(frames.anchor_tau) / schedule.alpha(frames.anchor_tau)
+    anchor_turn = torch.where(frames.anchor_tau > 0, schedule.sigma_rotation(frames.anchor_tau), 0.0)
+    spread, turn = (spread**2 + anchor_noise**2).sqrt(), (turn**2 + anchor_turn**2).sqrt()
+
+    relative = noisy.relative_to(anchor)
+    shift, angle = relative.translations, log_map(relative.rotations)  # in the anchor's axes
+    keep, keep_turn = spread**2 / (spread**2 + noise**2), turn**2 / (turn**2 + turn_noise**2)
+    blended = anchor.compose(Rigids(exp_map(keep_turn[..., None, None] * angle), keep[..., None, None] * shift))
+    # The update's scale has a floor, so that frames of the history without noise still have finite updates.
+    scale = (noise * spread / (noise**2 + spread**2).sqrt()).clamp(min=1e-3)
+    scale_turn = (turn_noise * turn / (turn_noise**2 + turn**2).sqrt()).clamp(min=1e-2)
+    width = (spread**2 + noise**2).sqrt()[..., None, None]
+    width_turn = (turn**2 + turn_noise**2).sqrt()[..., None, None]
+    pose = torch.cat([shift / width, angle / width_turn], dim=-1)
+    return Estimate(blended, scale, scale_turn, pose * frames.anchored[:, None, None].to(pose.dtype))
+
+
+def deviation(rigids: Rigids, reference: Rigids) -> Tensor:
+    """Pose of each residue seen from its pose in the superposed reference structure.
+
+    Parameters
+    ----------
+    rigids : Rigids [B, F, N]
+    reference : Rigids [N]
+
+    Returns
+    -------
+    Tensor [B, F, N, 6]
+        Translation in 0.1 nm and rotation vector in units of 0.3 rad, both in the reference residue's axes; squashed to
+        +-5, since a residue that has left the reference is just that, however far.
+    """
+    shape = rigids.translations.shape
+    placed = Rigids(reference.rotations.expand(*shape, 3), reference.translations.expand(shape))
+    relative = rigids.relative_to(superpose(placed, rigids.translations))
+    values = torch.cat([relative.translations / 0.1, log_map(relative.rotations) / 0.3], dim=-1)
+    return 5 * torch.tanh(values / 5)

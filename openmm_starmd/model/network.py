@@ -1,0 +1,251 @@
+"""The denoising network: from noisy frames and a history to clean frames and torsions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from openmm_starmd.geometry.rigid import Rigids, cb_from_rigids
+from openmm_starmd.geometry.so3 import exp_map
+from openmm_starmd.model.attention import KVCache, RotaryAngles, SpaceTimeAttention
+from openmm_starmd.model.conditioner import Conditioner
+from openmm_starmd.model.config import ModelConfig
+from openmm_starmd.model.features import Features
+from openmm_starmd.model.frames import Estimate, Frames, deviation, initial_estimate
+from openmm_starmd.model.ipa import InvariantPointAttention
+from openmm_starmd.model.layers import MLP, fourier, radial_basis
+
+DISTANCE_BINS = 16
+LARGEST_DISTANCE = 2.0  # nm
+TORSIONS = 5  # psi, chi1..4
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Time-independent inputs of one protein, computed once per rollout.
+
+    Attributes
+    ----------
+    s : Tensor [N, c_s]
+    z : Tensor [N, N, c_z]
+    positions : Tensor [N]
+        Residue positions for RoPE.
+    reference : Rigids [N]
+    """
+
+    s: Tensor
+    z: Tensor
+    positions: Tensor
+    reference: Rigids
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of each frame.
+
+    Attributes
+    ----------
+    rigids : Rigids [B, F, N]
+        Predicted clean frames, nm.
+    torsions : Tensor [B, F, N, 5, 2]
+        Sine and cosine of ψ and χ1..4, unit length.
+    torsion_norms : Tensor [B, F, N, 5]
+        Length of the raw vectors, for the loss that keeps it near one.
+    estimate : Estimate
+        Where the estimate started; its scales are the units of the losses.
+    """
+
+    rigids: Rigids
+    torsions: Tensor
+    torsion_norms: Tensor
+    estimate: Estimate
+
+
+class EdgeTransition(nn.Module):
+    """z_ij ← z_ij + MLP(s_i, s_j, z_ij), without triangle operations."""
+
+    def __init__(self, c_s: int, c_z: int) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(c_s, c_z, bias=False), nn.Linear(c_s, c_z)
+        self.pair = nn.Linear(c_z, c_z, bias=False)
+        self.out = nn.Linear(c_z, c_z)
+        self.norm = nn.LayerNorm(c_z)
+
+    def forward(self, s: Tensor, z: Tensor) -> Tensor:
+        """Singles [..., N, c_s] and pairs [..., N, N, c_z] to pairs."""
+        hidden = self.pair(z) + self.left(s)[..., :, None, :] + self.right(s)[..., None, :, :]
+        return self.norm(z + self.out(nn.functional.gelu(hidden)))
+
+
+class Block(nn.Module):
+    """IPA within frames, space-time attention, edge transition, backbone update.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    index : int
+        Number of the block; its attention layers' places in the cache follow from it.
+    """
+
+    def __init__(self, config: ModelConfig, index: int) -> None:
+        super().__init__()
+        self.ipa_norm = nn.LayerNorm(config.c_s)
+        self.ipa = InvariantPointAttention(config)
+        first = index * config.attention_layers
+        self.attention = nn.ModuleList(
+            SpaceTimeAttention(config, first + layer) for layer in range(config.attention_layers)
+        )
+        self.update_norm = nn.LayerNorm(config.c_s)
+        self.update = nn.Linear(config.c_s, 6)
+        nn.init.zeros_(self.update.weight)
+        nn.init.zeros_(self.update.bias)
+        # the last block's pair features have no reader
+        last = index == config.blocks - 1
+        self.edges = None if last else EdgeTransition(config.c_s, config.c_z)
+
+    def forward(
+        self,
+        s: Tensor,
+        z: Tensor,
+        estimate: Estimate,
+        rigids: Rigids,
+        condition: Tensor,
+        rotary: RotaryAngles,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        store: bool,
+    ) -> tuple[Tensor, Tensor, Rigids]:
+        """One block over F frames; shapes as in :class:`Network`."""
+        s = s + self.ipa(self.ipa_norm(s), z, rigids)
+        for layer in self.attention:
+            s = layer(s, condition, rotary, mask, cache, store)
+        if self.edges is not None:
+            z = self.edges(s, z)
+        shift, turn = self.update(self.update_norm(s)).to(rigids.translations.dtype).split(3, dim=-1)
+        step = Rigids(
+            exp_map(estimate.scale_rotation[..., None, None] * turn), estimate.scale_translation[..., None, None] * shift
+        )
+        return s, z, rigids.compose(step)
+
+
+class Network(nn.Module):
+    """STAR-MD's network, in the paper's form or in the anchored form.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.conditioner = Conditioner(config)
+        self.single, self.pair = nn.Linear(config.conditioner_s, config.c_s), nn.Linear(config.conditioner_z, config.c_z)
+        self.pose = nn.Linear(12, config.c_s)
+        self.distance = nn.Linear(DISTANCE_BINS, config.c_z)
+        self.pair_norm = nn.LayerNorm(config.c_z)
+        self.kind = nn.Embedding(3, config.c_s)  # frame to predict, frame of the history, first frame
+        self.time = MLP(3 * 16, config.c_s, config.c_s)
+        self.blocks = nn.ModuleList(Block(config, index) for index in range(config.blocks))
+        self.head_norm = nn.LayerNorm(config.c_s)
+        self.head = MLP(config.c_s, config.c_s, 2 * TORSIONS)
+
+    def condition(self, features: Features) -> Condition:
+        """Embed a protein once for all its frames."""
+        s, z = self.conditioner(features)
+        return self.condition_from(features, s, z)
+
+    def condition_from(self, features: Features, s: Tensor, z: Tensor) -> Condition:
+        """The same from given features, ``[N, conditioner_s]`` and ``[N, N, conditioner_z]`` (such as OpenFold's)."""
+        return Condition(self.single(s), self.pair(z), features.positions(), features.reference)
+
+    def forward(
+        self,
+        condition: Condition,
+        frames: Frames,
+        mask: Tensor | None = None,
+        cache: KVCache | None = None,
+        store: bool = False,
+    ) -> Prediction:
+        """Predict clean frames.
+
+        Parameters
+        ----------
+        condition : Condition
+            N residues.
+        frames : Frames
+            F frames of B samples.
+        mask : Tensor [F N, F N], bool, optional
+            Which token sees which; see :func:`block_causal_mask`.
+        cache : KVCache, optional
+            Clean frames of the history, which every token sees.
+        store : bool
+            Append the frames to the cache.
+
+        Returns
+        -------
+        Prediction
+        """
+        config, schedule = self.config, self.config.schedule
+        estimate = initial_estimate(frames, config)
+        rigids = estimate.rigids
+        dtype = self.pose.weight.dtype
+
+        log_noise = schedule.sigma_translation(frames.tau).clamp(min=1e-3).log()
+        # one physical scale for both: ln σ spans about ln 1e-3 .. 0, ln Δt in ps about 0 .. ln 1e4
+        time = torch.cat(
+            [fourier(log_noise, 8, 16.0), fourier(frames.stride.log(), 8, 32.0), fourier(frames.tau, 8, 2.0)], dim=-1
+        ).to(dtype)
+        kind = torch.where(frames.noisy, 0, torch.where(frames.anchored, 1, 2))
+        t = self.time(time) + self.kind(kind)  # [B, F, c_s]
+
+        pose = estimate.pose
+        if config.anchored:
+            pose = torch.cat([pose, deviation(rigids, condition.reference)], dim=-1)
+        else:
+            pose = torch.cat([pose, torch.zeros_like(pose)], dim=-1)
+        s = condition.s + self.pose(pose.to(dtype)) + t[:, :, None]
+        cb = cb_from_rigids(rigids)
+        distance = torch.linalg.vector_norm(cb[..., :, None, :] - cb[..., None, :, :], dim=-1)
+        z = condition.z + self.distance(radial_basis(distance.to(dtype), DISTANCE_BINS, LARGEST_DISTANCE))
+        z = self.pair_norm(z)
+
+        count = condition.positions.shape[0]
+        rotary = RotaryAngles(
+            condition.positions.repeat(frames.index.shape[0]),
+            frames.index.repeat_interleave(count),
+            config.attention_hidden // config.attention_heads,
+            dtype,
+        )
+        for block in self.blocks:
+            s, z, rigids = block(s, z, estimate, rigids, t, rotary, mask, cache, store)
+        raw = self.head(self.head_norm(s)).unflatten(-1, (TORSIONS, 2))
+        norms = (raw.square().sum(-1) + 1e-8).sqrt()
+        return Prediction(rigids, raw / norms[..., None], norms, estimate)
+
+
+def block_causal_mask(frames: int, residues: int, device: torch.device | str = "cpu") -> Tensor:
+    """Who sees whom in the training pass: clean copies of frames 0..L-1, then noisy copies of frames 1..L-1.
+
+    Clean frame l sees clean frames up to l; noisy frame l sees clean frames before l and itself.
+
+    Parameters
+    ----------
+    frames : int
+        L.
+    residues : int
+        N.
+    device : torch.device or str
+
+    Returns
+    -------
+    Tensor [(2L - 1) N, (2L - 1) N], bool
+    """
+    number = torch.cat([torch.arange(frames), torch.arange(1, frames)])
+    noisy = torch.arange(2 * frames - 1) >= frames
+    earlier = number[None, :] < number[:, None]
+    same = torch.eye(2 * frames - 1, dtype=torch.bool)
+    mask = (~noisy[None, :] & earlier) | same
+    return mask.to(device).repeat_interleave(residues, 0).repeat_interleave(residues, 1)

@@ -1,0 +1,262 @@
+"""One training pass: noise a batch of windows, predict all frames at once, weigh the losses."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openmm_starmd.data.windows import Batch
+from openmm_starmd.diffusion import igso3
+from openmm_starmd.diffusion.process import forward_noise
+from openmm_starmd.geometry.rigid import Rigids
+from openmm_starmd.geometry.so3 import exp_map
+from openmm_starmd.model.frames import Frames
+from openmm_starmd.model.network import Network, Prediction, block_causal_mask
+from openmm_starmd.training import losses
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """How training frames are noised and how losses are weighed.
+
+    Attributes
+    ----------
+    tau_min : float
+        Smallest diffusion time.
+    log_uniform : float
+        Share of τ drawn log-uniformly from [tau_min, 1]; the rest is uniform.
+    context_probability, context_tau : float
+        Contextual noise of the clean copies: how often, and the upper end of its uniform τ.
+    jitter_probability, jitter_translation, jitter_rotation : float
+        Perturbation of the clean copies that the network is not told of; upper ends in nm and rad.
+    weights : dict
+        Weight of each loss, by name.
+    """
+
+    tau_min: float = 5e-4
+    log_uniform: float = 0.8
+    context_probability: float = 0.75
+    context_tau: float = 0.02
+    jitter_probability: float = 0.5
+    jitter_translation: float = 0.02
+    jitter_rotation: float = 0.06
+    weights: tuple[tuple[str, float], ...] = (
+        ("translation", 1.0),
+        ("rotation", 0.5),
+        ("distance", 0.5),
+        ("fape", 0.5),
+        ("torsion", 0.25),
+        ("clash", 1.0),
+    )
+
+
+PAPER_OBJECTIVE = ObjectiveSettings(
+    tau_min=0.01,
+    log_uniform=0.0,
+    context_tau=0.1,
+    jitter_probability=0.0,
+    weights=(
+        ("translation_score", 1.0),
+        ("rotation_score", 0.5),
+        ("torsion", 0.5),
+        ("fape", 0.5),
+        ("coordinates", 0.25),
+        ("distance_low", 0.25),
+    ),
+)
+
+
+def keyed_generator(*key: int | str) -> torch.Generator:
+    """A CPU generator seeded by a key alone."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+@dataclass(frozen=True)
+class NoisedBatch:
+    """Inputs of one training pass.
+
+    Attributes
+    ----------
+    frames : Frames
+        Clean copies of frames 0..L-1, then noisy copies of frames 1..L-1.
+    truth : Rigids [B, L - 1, N]
+    tau : Tensor [B, L - 1]
+        Of the noisy copies.
+    """
+
+    frames: Frames
+    truth: Rigids
+    tau: Tensor
+
+
+def noise_batch(batch: Batch, network: Network, settings: ObjectiveSettings) -> NoisedBatch:
+    """Draw diffusion times and noise for a batch, keyed by ``batch.key``.
+
+    Parameters
+    ----------
+    batch : Batch
+    network : Network
+        For its schedule.
+    settings : ObjectiveSettings
+
+    Returns
+    -------
+    NoisedBatch
+        On the device of the batch.
+    """
+    schedule = network.config.schedule
+    shape = batch.rigids.translations.shape[:3]
+    samples, length, residues = shape
+    device, dtype = batch.rigids.translations.device, batch.rigids.translations.dtype
+    generator = keyed_generator("training noise", *batch.key)
+
+    def uniform(*size: int) -> Tensor:
+        return torch.rand(*size, generator=generator).to(device=device, dtype=dtype)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=generator).to(device=device, dtype=dtype)
+
+    # context noise has one level per window at least half the time, as at inference levels are alike
+    context = settings.context_tau * uniform(samples, length)
+    context = torch.where(uniform(samples, 1) < settings.context_probability, context, torch.zeros_like(context))
+    rotation_noise = igso3.sample(
+        schedule.sigma_rotation(context)[..., None].expand(shape), uniform(*shape), normal(*shape, 3)
+    ).to(dtype)
+    identity = torch.eye(3, device=device, dtype=dtype)
+    rotation_noise = torch.where((context > 0)[..., None, None, None], rotation_noise, identity)
+    jittered = (uniform(samples, length, 1, 1) < settings.jitter_probability).to(dtype) * uniform(samples, length, 1, 1)
+    history = Rigids(
+        batch.rigids.rotations @ exp_map(settings.jitter_rotation * jittered * normal(*shape, 3)),
+        batch.rigids.translations + settings.jitter_translation * jittered * normal(*shape, 3),
+    )
+    clean = forward_noise(history, context, normal(*shape, 3), rotation_noise, schedule)
+
+    truth = batch.rigids.map(lambda x: x[:, 1:])
+    later = (samples, length - 1)
+    log_tau = math.log(settings.tau_min) * uniform(*later)
+    flat = settings.tau_min + (1 - settings.tau_min) * uniform(*later)
+    tau = torch.where(uniform(*later) < settings.log_uniform, log_tau.exp(), flat)
+    sigma = schedule.sigma_rotation(tau)[..., None].expand(*later, residues)
+    rotation_noise = igso3.sample(sigma, uniform(*later, residues), normal(*later, residues, 3)).to(dtype)
+    noisy = forward_noise(truth, tau, normal(*later, residues, 3), rotation_noise, schedule)
+
+    undone = Rigids(clean.rotations, clean.translations / schedule.alpha(context)[..., None, None])
+    anchor = undone.map(lambda x: torch.cat([x[:, :1], x[:, :-1], x[:, :-1]], dim=1))
+    anchor_context = torch.cat([context[:, :1], context[:, :-1], context[:, :-1]], dim=1)
+    number = torch.arange(length, device=device)
+    frames = Frames(
+        rigids=Rigids(*(torch.cat(pair, dim=1) for pair in zip(clean, noisy, strict=True))),
+        anchor=anchor,
+        tau=torch.cat([context, tau], dim=1),
+        anchor_tau=anchor_context,
+        stride=torch.cat([batch.stride, batch.stride[:, 1:]], dim=1).clamp(max=network.config.stride_max),
+        index=torch.cat([number, number[1:]]),
+        noisy=torch.arange(2 * length - 1, device=device) >= length,
+        anchored=torch.cat([number > 0, number[1:] > 0]),
+    )
+    return NoisedBatch(frames, truth, tau)
+
+
+def training_pass(network: Network, batch: Batch, noised: NoisedBatch) -> Prediction:
+    """Predict the noisy copies of a batch in one block-causal pass; the prediction holds those frames only."""
+    length, residues = batch.rigids.translations.shape[1:3]
+    mask = block_causal_mask(length, residues, batch.rigids.translations.device)
+    prediction = network(network.condition(batch.features), noised.frames, mask)
+
+    def noisy_copies(x: Tensor) -> Tensor:
+        return x[:, length:]
+
+    estimate = prediction.estimate
+    return Prediction(
+        prediction.rigids.map(noisy_copies),
+        noisy_copies(prediction.torsions),
+        noisy_copies(prediction.torsion_norms),
+        type(estimate)(
+            estimate.rigids.map(noisy_copies),
+            noisy_copies(estimate.scale_translation),
+            noisy_copies(estimate.scale_rotation),
+            noisy_copies(estimate.pose),
+        ),
+    )
+
+
+def loss_terms(
+    network: Network, batch: Batch, noised: NoisedBatch, prediction: Prediction, settings: ObjectiveSettings
+) -> dict[str, Tensor]:
+    """Every loss with a weight, per frame [B, L - 1]."""
+    schedule = network.config.schedule
+    predicted, truth, tau = prediction.rigids, noised.truth, noised.tau
+    scale = prediction.estimate.scale_translation
+    names = dict(settings.weights)
+    terms: dict[str, Tensor] = {}
+    if "translation" in names:
+        terms["translation"], terms["rotation"] = losses.standardized_error(
+            predicted, truth, scale, prediction.estimate.scale_rotation
+        )
+    if "translation_score" in names:
+        terms["translation_score"] = losses.translation_score_loss(
+            predicted.translations, truth.translations, tau, schedule
+        )
+    if "rotation_score" in names:
+        rotations = noised.frames.rigids.rotations[:, -tau.shape[1] :]
+        terms["rotation_score"] = losses.rotation_score_loss(
+            rotations, predicted.rotations, truth.rotations, tau, schedule
+        )
+    if "torsion" in names:
+        terms["torsion"] = losses.torsion_loss(
+            prediction.torsions,
+            prediction.torsion_norms,
+            batch.torsions[:, 1:],
+            batch.torsion_mask,
+            batch.torsion_symmetric,
+        )
+    if "fape" in names:
+        terms["fape"] = losses.frame_aligned_point_error(
+            predicted, truth, predicted.translations, truth.translations
+        )
+    if "clash" in names:
+        terms["clash"] = losses.clash_loss(predicted.translations)
+    if "distance" in names:
+        points, true_points = losses.backbone_atoms(predicted), losses.backbone_atoms(truth)
+        # in units of the knowable, like the standardised errors
+        terms["distance"] = losses.distance_map_loss(points, true_points) / (10 * scale).square()
+    if "coordinates" in names:
+        psi = batch.torsions[:, 1:, :, 0]
+        points = losses.backbone_atoms(predicted, prediction.torsions[..., 0, :])
+        true_points = losses.backbone_atoms(truth, torch.stack([psi.sin(), psi.cos()], dim=-1))
+        low = (tau <= 0.25).to(points.dtype)
+        terms["coordinates"] = low * losses.coordinate_loss(points, true_points)
+        terms["distance_low"] = low * losses.distance_map_loss(points, true_points)
+    return terms
+
+
+def objective(network: Network, batch: Batch, settings: ObjectiveSettings) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted loss of a batch and its terms, averaged over the frames that may be predicted.
+
+    Parameters
+    ----------
+    network : Network
+    batch : Batch
+    settings : ObjectiveSettings
+
+    Returns
+    -------
+    total : Tensor
+        Scalar.
+    terms : dict of str to Tensor
+        Scalars, unweighted.
+    """
+    noised = noise_batch(batch, network, settings)
+    prediction = training_pass(network, batch, noised)
+    counted = batch.target[:, 1:].to(noised.tau.dtype)
+    terms = {
+        name: (value * counted).sum() / counted.sum().clamp(min=1)
+        for name, value in loss_terms(network, batch, noised, prediction, settings).items()
+    }
+    total = sum((weight * terms[name] for name, weight in settings.weights), start=torch.zeros((), device=counted.device))
+    return total, terms
