@@ -1,0 +1,160 @@
+"""From noise to a clean frame: two ways of stepping back in diffusion time, behind one interface.
+
+A rollout denoises a frame with K calls of the network and K − 1 steps, and reports the last clean estimate::
+
+    grid = sampler.timesteps(K)
+    x = prior(noise_prior)
+    for k in range(K):
+        x_0 = network(x, grid[k])
+        if k + 1 < K:
+            x = sampler.step(x, x_0, grid[k], grid[k + 1], noise[k])
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from openmm_starmd.diffusion.process import score_rotation, score_translation
+from openmm_starmd.diffusion.schedule import Schedule
+from openmm_starmd.geometry.rigid import Rigids
+from openmm_starmd.geometry.so3 import exp_map, log_map, rotation_from_gaussian
+
+
+class Sampler(Protocol):
+    """A way back from noise to data. Holds no state and draws no random numbers: the noise is the caller's."""
+
+    def timesteps(self, steps: int) -> Tensor:
+        """Diffusion times ``[steps]``, float64 and falling, at which the network is called.
+
+        Parameters
+        ----------
+        steps : int
+            Number of network calls, at least 1.
+        """
+        ...
+
+    def step(self, rigids: Rigids, predicted: Rigids, tau: Tensor, tau_next: Tensor, noise: Tensor) -> Rigids:
+        """One step from τ to the smaller τ_next.
+
+        Parameters
+        ----------
+        rigids : Rigids [..., N]
+            Noisy rigids at `tau`, translations in nm about the origin of the prior.
+        predicted : Rigids [..., N]
+            The network's clean rigids, x̂_0, in the same pose.
+        tau, tau_next : Tensor [] or [...]
+            Diffusion times, for all frames or one each.
+        noise : Tensor [..., N, 6]
+            Standard normal draws: three for the translation, three for the rotation in the residue's own axes.
+
+        Returns
+        -------
+        Rigids [..., N]
+            Noisy rigids at `tau_next`, in the dtype of `rigids`.
+        """
+        ...
+
+
+def prior(noise: Tensor) -> Rigids:
+    """Rigids at τ = 1: unit Gaussian translations (nm), uniform rotations.
+
+    Parameters
+    ----------
+    noise : Tensor [..., N, 7]
+        Standard normal draws: three for the translation, four for the rotation (as a quaternion).
+    """
+    return Rigids(rotation_from_gaussian(noise[..., 3:]), noise[..., :3])
+
+
+@dataclass(frozen=True)
+class EulerMaruyama:
+    """The paper's sampler: Euler-Maruyama on the reverse SDE, evenly spaced in τ (STAR-MD, table 8: 200 steps).
+
+    Attributes
+    ----------
+    schedule : Schedule
+    tau_end : float
+        Diffusion time of the last network call.
+    """
+
+    schedule: Schedule
+    tau_end: float = 0.01
+
+    def timesteps(self, steps: int) -> Tensor:
+        """See :meth:`Sampler.timesteps`."""
+        _check(steps, self.tau_end)
+        return torch.linspace(1.0, self.tau_end, steps, dtype=torch.float64)
+
+    def step(self, rigids: Rigids, predicted: Rigids, tau: Tensor, tau_next: Tensor, noise: Tensor) -> Rigids:
+        """See :meth:`Sampler.step`."""
+        x, r = rigids.translations, rigids.rotations
+        per_frame = tau.double()[..., None, None]
+        length = per_frame - tau_next.double()[..., None, None]
+
+        # dx = [−½ β x − β ∇ln p] dτ + sqrt(β) dw, run backwards
+        rate = self.schedule.beta(per_frame) * length
+        drift = 0.5 * x + score_translation(x, predicted.translations, tau, self.schedule)
+        translations = x + rate.to(x) * drift + rate.sqrt().to(x) * noise[..., :3]
+
+        # dR = R (−g² ∇ln p dτ + g dw), run backwards along geodesics
+        rate = self.schedule.diffusion_rotation_squared(per_frame) * length
+        drift = score_rotation(r, predicted.rotations, tau, self.schedule)
+        turn = rate.to(x) * drift + rate.sqrt().to(x) * noise[..., 3:]
+        return Rigids(r @ exp_map(turn), translations)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Draws from the forward process's posterior between x̂_0 and x_τ, evenly spaced in ln τ; good for few steps.
+
+    On translations this is DDPM's ``q(x_s | x_t, x̂_0)`` (Ho et al. 2020, arXiv 2006.11239, eq. 7), exact for any step.
+    On rotations it is the same bridge for the rotation vector ``v = log(R̂_0ᵀ R_t)``, mean ``v σ_s²/σ_t²`` and variance
+    ``σ_s² (1 − σ_s²/σ_t²)``, exact as far as rotations within σ_t of R̂_0 are flat.
+
+    Attributes
+    ----------
+    schedule : Schedule
+    tau_end : float
+        Diffusion time of the last network call.
+    """
+
+    schedule: Schedule
+    tau_end: float = 0.001
+
+    def timesteps(self, steps: int) -> Tensor:
+        """See :meth:`Sampler.timesteps`."""
+        _check(steps, self.tau_end)
+        return torch.linspace(0.0, 1.0, steps, dtype=torch.float64).mul(math.log(self.tau_end)).exp()
+
+    def step(self, rigids: Rigids, predicted: Rigids, tau: Tensor, tau_next: Tensor, noise: Tensor) -> Rigids:
+        """See :meth:`Sampler.step`."""
+        schedule, x = self.schedule, rigids.translations
+        t, s = tau.double()[..., None, None], tau_next.double()[..., None, None]
+
+        gap = schedule.B(t) - schedule.B(s)
+        kept = schedule.sigma_translation(s).square() / schedule.sigma_translation(t).square()
+        fresh = -torch.expm1(-gap)  # variance gained between s and t
+        towards = schedule.alpha(s) * fresh / schedule.sigma_translation(t).square()
+        translations = (
+            (torch.exp(-0.5 * gap) * kept).to(x) * x
+            + towards.to(x) * predicted.translations
+            + (fresh * kept).sqrt().to(x) * noise[..., :3]
+        )
+
+        kept = (schedule.sigma_rotation(s) / schedule.sigma_rotation(t)).square()
+        spread = schedule.sigma_rotation(s) * (1 - kept).sqrt()
+        vector = log_map(predicted.rotations.transpose(-1, -2) @ rigids.rotations)
+        turn = exp_map(kept.to(x) * vector + spread.to(x) * noise[..., 3:])
+        return Rigids(predicted.rotations @ turn, translations)
+
+
+def _check(steps: int, tau_end: float) -> None:
+    if steps < 1:
+        raise ValueError(f"a frame needs at least one denoising step, got {steps}")
+    if not 0 < tau_end < 1:
+        raise ValueError(f"tau_end must lie between 0 and 1, got {tau_end}")
