@@ -253,10 +253,10 @@ def _angles(sigma: Tensor, points: int) -> Tensor:
 def _score_norm_table(device: torch.device) -> Tensor:
     """ln(σ² E|score|²) over ln σ."""
     sigma = _widths(1024)
-    omega = _angles(sigma, 256)[:, 1:]
+    omega = _angles(sigma, 256)
     weight = _angle_density(omega, sigma)
     squared = (_score_over_angle(omega, sigma) * omega).square()
-    mean = (weight * squared).sum(-1) / weight.sum(-1)
+    mean = torch.trapezoid(weight * squared, omega) / torch.trapezoid(weight, omega)
     return (sigma[:, 0].square() * mean).log().to(device)
 
 
