@@ -33,8 +33,12 @@ class ObjectiveSettings:
         Contextual noise of the clean copies: how often, and the upper end of its uniform τ.
     jitter_probability, jitter_translation, jitter_rotation : float
         Perturbation of the clean copies that the network is not told of; upper ends in nm and rad.
-    weights : dict
-        Weight of each loss, by name.
+    geometry_tau : float
+        FAPE, distances and clashes count for τ up to this only. At higher noise the clean frame is truly uncertain, its
+        best estimate is a mean over structures and need not look like one; asking that it does biases the score and
+        narrows what is sampled.
+    weights : tuple of (str, float)
+        Name and weight of each loss.
     """
 
     tau_min: float = 5e-4
@@ -44,6 +48,7 @@ class ObjectiveSettings:
     jitter_probability: float = 0.5
     jitter_translation: float = 0.02
     jitter_rotation: float = 0.06
+    geometry_tau: float = 0.02
     weights: tuple[tuple[str, float], ...] = (
         ("translation", 1.0),
         ("rotation", 0.5),
@@ -59,6 +64,7 @@ PAPER_OBJECTIVE = ObjectiveSettings(
     log_uniform=0.0,
     context_tau=0.1,
     jitter_probability=0.0,
+    geometry_tau=1.0,
     weights=(
         ("translation_score", 1.0),
         ("rotation_score", 0.5),
@@ -68,6 +74,11 @@ PAPER_OBJECTIVE = ObjectiveSettings(
         ("distance_low", 0.25),
     ),
 )
+
+
+def recipe_objective(form: str) -> ObjectiveSettings:
+    """Settings that go with a preset, ``"mini"`` or ``"paper"``."""
+    return PAPER_OBJECTIVE if form == "paper" else ObjectiveSettings()
 
 
 def keyed_generator(*key: int | str) -> torch.Generator:
@@ -193,6 +204,7 @@ def loss_terms(
     predicted, truth, tau = prediction.rigids, noised.truth, noised.tau
     scale = prediction.estimate.scale_translation
     names = dict(settings.weights)
+    sharp = (tau <= settings.geometry_tau).to(tau.dtype)
     terms: dict[str, Tensor] = {}
     if "translation" in names:
         terms["translation"], terms["rotation"] = losses.standardized_error(
@@ -216,15 +228,15 @@ def loss_terms(
             batch.torsion_symmetric,
         )
     if "fape" in names:
-        terms["fape"] = losses.frame_aligned_point_error(
+        terms["fape"] = sharp * losses.frame_aligned_point_error(
             predicted, truth, predicted.translations, truth.translations
         )
     if "clash" in names:
-        terms["clash"] = losses.clash_loss(predicted.translations)
+        terms["clash"] = sharp * losses.clash_loss(predicted.translations)
     if "distance" in names:
         points, true_points = losses.backbone_atoms(predicted), losses.backbone_atoms(truth)
         # in units of the knowable, like the standardised errors
-        terms["distance"] = losses.distance_map_loss(points, true_points) / (10 * scale).square()
+        terms["distance"] = sharp * losses.distance_map_loss(points, true_points) / (10 * scale).square()
     if "coordinates" in names:
         psi = batch.torsions[:, 1:, :, 0]
         points = losses.backbone_atoms(predicted, prediction.torsions[..., 0, :])

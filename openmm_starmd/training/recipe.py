@@ -20,7 +20,7 @@ from openmm_starmd.model.config import ModelConfig, preset
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import save_weights
 from openmm_starmd.training.module import OptimizerSettings, StarMDModule
-from openmm_starmd.training.objective import PAPER_OBJECTIVE, ObjectiveSettings
+from openmm_starmd.training.objective import ObjectiveSettings, recipe_objective
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def recipe_for(name: str) -> Recipe:
         stride_min=model.stride_min, stride_max=model.stride_max, focus_probability=0.0, gap_probability=0.0
     )
     optimizer = OptimizerSettings(learning_rate=2e-4)
-    return Recipe(model=model, windows=windows, objective=PAPER_OBJECTIVE, optimizer=optimizer)
+    return Recipe(model=model, windows=windows, objective=recipe_objective(name), optimizer=optimizer)
 
 
 class _From(Dataset[Batch]):
