@@ -204,7 +204,7 @@ def test_prior_is_gaussian_and_uniform():
 
 @pytest.mark.parametrize(("tau", "later"), [(1.0, 0.3), (0.5, 0.01), (0.01, 0.001)])
 def test_one_posterior_step_maps_marginal_to_marginal(tau, later):
-    """∫ q(x_s | x_t, x_0) q(x_t | x_0) = q(x_s | x_0): on translations for any step, on rotations while σ_t is small."""
+    """∫ q(x_s | x_t, x_0) q(x_t | x_0) = q(x_s | x_0): translations at any step, rotations while σ_t is small."""
     tau, later = torch.tensor(tau, dtype=DOUBLE), torch.tensor(later, dtype=DOUBLE)
     clean = random_rigids(27, 1).map(lambda t: t.expand(40_000, *t.shape))
     noisy = forward_noise(
