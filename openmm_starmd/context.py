@@ -1,0 +1,94 @@
+"""FrameContext: an OpenMM Context of learned frames, which says what frames do not have and refuses foreign states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import openmm as mm
+from openmm import unit
+
+from openmm_starmd.integrator import IDENTITY, in_unit
+
+
+class FrameContext(mm.Context):
+    """What :meth:`StarMDIntegrator.bind` makes of its Context."""
+
+    def getState(self, *args: Any, **kwargs: Any) -> mm.State:
+        """OpenMM's own; asking for energies, forces or velocities warns once."""
+        asked = {name.removeprefix("get").lower() for name, value in kwargs.items() if value}
+        # with the integrator's parameters it is a State to resume from, which holds velocities by custom
+        if asked & {"energy", "forces", "velocities"} and "integratorparameters" not in asked:
+            self.getIntegrator().warn_no_forces()
+        return super().getState(*args, **kwargs)
+
+    def setPositions(self, positions: Any) -> None:
+        """Set the positions [atoms, 3], bare numbers in nm; the next step starts a new history from them."""
+        values = as_array(positions)
+        self.getIntegrator().accept_positions(values)
+        super().setPositions(values)
+
+    def setVelocities(self, velocities: Any) -> None:
+        """Warn: velocities stay zero."""
+        self.getIntegrator().warn_no_forces()
+
+    def setVelocitiesToTemperature(self, *args: Any, **kwargs: Any) -> None:
+        """Warn: velocities stay zero."""
+        self.getIntegrator().warn_no_forces()
+
+    def reinitialize(self, preserveState: bool = False) -> None:
+        """OpenMM's own; without `preserveState` positions must be set again, and a new history starts from them."""
+        super().reinitialize(preserveState)
+        if not preserveState:
+            self.getIntegrator().forget_history()
+
+    def loadCheckpoint(self, checkpoint: bytes) -> None:
+        """Load what createCheckpoint() gave; a foreign one raises a ValueError and changes nothing."""
+        self.load_guarded(lambda: mm.Context.loadCheckpoint(self, checkpoint), whole=True)
+
+    def setState(self, state: mm.State) -> None:
+        """Load a State; a foreign one raises a ValueError and changes nothing.
+
+        Without integrator parameters it has no history, and a new one starts from its positions.
+        """
+        self.load_guarded(lambda: mm.Context.setState(self, state), whole=False)
+
+    def load_guarded(self, load: Callable[[], None], *, whole: bool) -> None:
+        """Call `load`, and roll back unless it leaves the state of a simulation like this one.
+
+        Parameters
+        ----------
+        load : callable
+            Changes this Context and its integrator's variables, perhaps halfway.
+        whole : bool
+            Whether a frame history must be among what is loaded.
+        """
+        integrator = self.getIntegrator()
+        snapshot = self.createCheckpoint()
+        try:
+            for name in IDENTITY:
+                integrator.setGlobalVariableByName(name, 0)
+            load()
+            if not any(integrator.getGlobalVariableByName(name) for name in IDENTITY):
+                if whole:
+                    raise ValueError(
+                        "this holds no frame history, so no StarMDSimulation saved it. To start from its positions, "
+                        "give them to simulation.setPositions()"
+                    )
+                for name, value in integrator.identity.items():
+                    integrator.setGlobalVariableByName(name, value)
+                positions = mm.Context.getState(self, positions=True).getPositions(asNumpy=True)
+                integrator.accept_positions(positions.value_in_unit(unit.nanometer))
+            integrator.require_identity()
+        except BaseException as error:
+            mm.Context.loadCheckpoint(self, snapshot)
+            if isinstance(error, (mm.OpenMMException, TypeError)):
+                raise ValueError(f"not a state of this StarMDSimulation: {error}") from error
+            raise
+
+
+def as_array(positions: Any) -> np.ndarray:
+    """Positions, a Quantity or bare numbers in nm, as float64 [atoms, 3]."""
+    bare = in_unit(positions, unit.nanometer)
+    return np.ascontiguousarray(np.array(bare, dtype=np.float64).reshape(-1, 3))

@@ -1,0 +1,322 @@
+"""StarMDSimulation: an ``openmm.app.Simulation`` whose steps are frames drawn by STAR-MD."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import warnings
+from typing import IO, TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import openmm as mm
+from openmm import app, unit
+
+from openmm_starmd import checkpoint
+from openmm_starmd.context import as_array
+from openmm_starmd.errors import StarMDWarning
+from openmm_starmd.integrator import UNCOPIABLE, StarMDIntegrator, in_unit, whole_number
+from openmm_starmd.protein import Protein, describe_differences
+
+if TYPE_CHECKING:
+    import torch
+
+    from openmm_starmd.model.config import ModelConfig
+    from openmm_starmd.model.weights import Weights
+
+ATOMS = ("ca", "backbone", "heavy")
+
+
+class StarMDSimulation(app.Simulation):
+    """Protein dynamics frame by frame, in place of molecular dynamics step by step.
+
+    It is OpenMM's own Simulation: reporters, ``step``, ``runForClockTime``, ``context`` and checkpoints are used as ever.
+    One step is one frame, ``simulation.stride`` after the one before:
+
+    >>> from sys import stdout
+    >>> from openmm.app import DCDReporter, PDBFile, StateDataReporter
+    >>> from openmm_starmd import StarMDSimulation
+    >>> pdb = PDBFile("protein.pdb")                           # solvent and ions may be in it; they are left out
+    >>> simulation = StarMDSimulation(pdb.topology, pdb.positions, seed=1)
+    >>> with open("frames.pdb", "w") as file:                  # the topology of the frames, for viewers
+    ...     PDBFile.writeFile(simulation.topology, simulation.context.getState(positions=True).getPositions(), file)
+    >>> simulation.reporters.append(DCDReporter("frames.dcd", 1))
+    >>> simulation.reporters.append(StateDataReporter(stdout, 10, step=True, time=True, speed=True))
+    >>> simulation.step(100)
+    >>> simulation.saveCheckpoint("run.chk")                   # or saveState("run.xml")
+
+    and later, bit by bit as if never interrupted:
+
+    >>> simulation = StarMDSimulation(pdb.topology, pdb.positions)
+    >>> simulation.loadCheckpoint("run.chk")                   # brings the seed too
+    >>> simulation.reporters.append(DCDReporter("frames.dcd", 1, append=True))
+    >>> simulation.step(100)
+
+    Parameters
+    ----------
+    topology : openmm.app.Topology
+        Contains a protein, prepared or not. What is not protein is dropped, with a warning.
+    positions : Quantity or array [atoms, 3]
+        Bare numbers are nm.
+    stride : Quantity or float, optional
+        Time between frames, bare numbers in ps; the weights' default. Constant for the simulation's life.
+    device : str or torch.device, optional
+        Where the network runs; a GPU where there is one.
+    seed : int, optional
+        In [0, 2^63). One is drawn if none is given; ``simulation.seed`` tells it. On one machine the same seed gives the same
+        trajectory.
+    temperature : Quantity or float, optional
+        K. Only what the weights were trained at.
+    weights : str, path or Weights
+        Bundled name, directory or safetensors file.
+    atoms : {"heavy", "backbone", "ca"}, optional
+        Which atoms frames have: all heavy atoms, N CA C O, or CA. Heavy if the weights have trained side chains, else backbone.
+    steps, max_context : int, optional
+        Denoising steps per frame and frames of history; the weights' own.
+
+    Attributes
+    ----------
+    topology : openmm.app.Topology
+        Of the frames.
+    protein : Protein
+        What the input was read as.
+    stride : Quantity
+    seed : int
+    temperature : Quantity
+
+    Raises
+    ------
+    ValueError
+        If an argument does not fit the weights, or the input is no protein that can be read; says what to do.
+
+    Notes
+    -----
+    Global motion is removed: each frame is superposed on the one before (least squares over CA), so a molecule neither
+    tumbles nor drifts, and diffusion through the box cannot be read from a trajectory. Several chains are superposed as
+    one body; their motion relative to each other stays.
+
+    Energies, forces and velocities do not exist. They read zero, asking for them warns once, and the temperature is nan.
+
+    Setting positions starts a new history from them, with random draws not used before. An interrupt (Ctrl-C) leaves
+    positions, time, step and history at the last complete frame.
+    """
+
+    def __init__(
+        self,
+        topology: app.Topology,
+        positions: Any,
+        *,
+        stride: Any = None,
+        device: str | torch.device | None = None,
+        seed: int | None = None,
+        temperature: Any = None,
+        weights: str | os.PathLike[str] | Weights = "starmd-mini-v1",
+        atoms: str | None = None,
+        steps: int | None = None,
+        max_context: int | None = None,
+    ) -> None:
+        from openmm_starmd.model.weights import load_weights
+        from openmm_starmd.rollout import make_rollout
+
+        if isinstance(weights, (str, os.PathLike)):
+            weights = load_weights(weights)
+        config = weights.config
+        picoseconds = _check_stride(stride, config, weights.name)
+        _check_temperature(temperature, config, weights.name)
+        if seed is None:
+            seed = secrets.randbits(32)
+        elif isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+            raise ValueError(f"seed is {seed!r}; it must be an integer in [0, 2^63)")
+        if atoms is None:
+            atoms = "heavy" if config.torsions_trained else "backbone"
+        if atoms not in ATOMS:
+            raise ValueError(f"atoms is {atoms!r}; choose one of {', '.join(map(repr, ATOMS))}")
+
+        self.protein = Protein.from_openmm(topology, positions)
+        # all weights so far are trained on single chains
+        differences = describe_differences(self.protein, config.max_length, multichain=False)
+        if differences:
+            warnings.warn(differences, StarMDWarning, stacklevel=2)
+        self.stride = picoseconds * unit.picosecond
+        self.temperature = config.temperature * unit.kelvin
+        self.atoms = atoms
+        self._input_topology = topology
+        rollout = make_rollout(
+            self.protein,
+            weights,
+            stride=picoseconds,
+            seed=int(seed),
+            device=device,
+            steps=steps,
+            max_context=max_context,
+        )
+        integrator = StarMDIntegrator(
+            self.protein, rollout, atoms=atoms, torsions=config.torsions_trained, weights_id=_fingerprint(weights)
+        )
+        frame_topology = self.protein.frame_topology(atoms)
+        system = frame_system(frame_topology, self.protein.box)
+        super().__init__(frame_topology, system, integrator, mm.Platform.getPlatformByName("Reference"))
+        integrator.bind(self.context)
+        self.context.setPositions(self.protein.frame_positions(self.protein.backbone, atoms))
+
+    @property
+    def seed(self) -> int:
+        """Seed of the random draws: the one given or drawn, or the one a loaded checkpoint brought."""
+        return self.integrator.seed
+
+    def step(self, steps: int) -> None:
+        """Draw `steps` frames, reporting as reporters ask.
+
+        Parameters
+        ----------
+        steps : int
+            At least 0; ``step(1.0)`` is accepted, ``step(1.5)`` is a ValueError.
+        """
+        super().step(whole_number(steps))
+
+    def setPositions(self, positions: Any) -> None:
+        """Start a new history from `positions`; time and step count go on.
+
+        Parameters
+        ----------
+        positions : Quantity or array [atoms, 3]
+            Of ``simulation.topology``'s atoms, or of all atoms of the topology given to the constructor; bare numbers in nm.
+            With ``atoms="ca"`` the latter are needed.
+        """
+        values = as_array(positions)
+        if len(values) == self._input_topology.getNumAtoms() != self.integrator.frame_particles:
+            start = Protein.from_openmm(self._input_topology, values * unit.nanometer)
+            if start.sequence != self.protein.sequence:
+                raise ValueError("these positions give another protein than the constructor's: residues differ")
+            self.integrator.stage_start(start.backbone)
+            values = start.frame_positions(start.backbone, self.atoms)
+        self.context.setPositions(values)
+
+    def minimizeEnergy(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise a ValueError: frames have no force field."""
+        raise ValueError(
+            "learned frames have no force field, so there is no energy to minimise. Minimise the all-atom model with a "
+            "classical openmm.app.Simulation first, and give its positions to StarMDSimulation"
+        )
+
+    def saveCheckpoint(self, file: str | os.PathLike[str] | IO) -> None:
+        """Save all that is needed to go on exactly, history and random state included.
+
+        Parameters
+        ----------
+        file : path or binary file
+        """
+        checkpoint.write(file, checkpoint.pack(self.context.createCheckpoint()))
+
+    def loadCheckpoint(self, file: str | os.PathLike[str] | IO) -> None:
+        """Go on exactly where saveCheckpoint() was called.
+
+        Parameters
+        ----------
+        file : path or binary file
+            A ValueError is raised, and nothing changes, if it was saved by a simulation of another protein, start structure,
+            weights or settings, or is damaged. The seed comes with the file.
+        """
+        self.context.loadCheckpoint(checkpoint.unpack(checkpoint.read(file)))
+
+    def saveState(self, file: str | os.PathLike[str] | IO) -> None:
+        """Save as XML, with the history: as exact as a checkpoint, and readable by other OpenMM versions.
+
+        Parameters
+        ----------
+        file : path or text file
+        """
+        state = self.context.getState(positions=True, velocities=True, parameters=True, integratorParameters=True)
+        checkpoint.write(file, mm.XmlSerializer.serialize(state))
+
+    def loadState(self, file: str | os.PathLike[str] | IO) -> None:
+        """Go on exactly where saveState() was called.
+
+        Parameters
+        ----------
+        file : path or text file
+            A ValueError is raised, and nothing changes, if it is foreign, as for loadCheckpoint().
+        """
+        try:
+            state = mm.XmlSerializer.deserialize(checkpoint.read(file).decode())
+        except (mm.OpenMMException, UnicodeDecodeError, ValueError) as error:
+            raise ValueError(f"not an XML state of OpenMM: {error}") from error
+        if not isinstance(state, mm.State):
+            raise ValueError(f"the XML holds a {type(state).__name__}, not a State")
+        context = self.context
+        context.load_guarded(lambda: mm.Context.setState(context, state), whole=True)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(UNCOPIABLE)
+
+    def __copy__(self) -> NoReturn:
+        raise TypeError(UNCOPIABLE)
+
+    def __deepcopy__(self, memo: Any) -> NoReturn:
+        raise TypeError(UNCOPIABLE)
+
+
+def frame_system(topology: app.Topology, box: Any) -> mm.System:
+    """System of free particles for frames.
+
+    Parameters
+    ----------
+    topology : openmm.app.Topology
+    box : Quantity or None
+        Periodic box vectors.
+
+    Returns
+    -------
+    openmm.System
+        Real masses, no energy. Zero-strength bonds make each chain one molecule, or wrapping into the box would tear it.
+    """
+    system = mm.System()
+    chains = mm.HarmonicBondForce()
+    chains.setUsesPeriodicBoundaryConditions(box is not None)
+    if box is not None:
+        system.setDefaultPeriodicBoxVectors(*box)
+    for atom in topology.atoms():
+        system.addParticle(atom.element.mass)
+    for chain in topology.chains():
+        members = [atom.index for atom in chain.atoms()]
+        for first, second in zip(members, members[1:], strict=False):
+            chains.addBond(first, second, 0.15, 0.0)
+    system.addForce(chains)
+    return system
+
+
+def _check_stride(stride: Any, config: ModelConfig, name: str) -> float:
+    """Stride in ps, or a ValueError."""
+    value = config.stride_default if stride is None else in_unit(stride, unit.picosecond)
+    try:
+        value = float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"stride is {stride!r}; give a time, or a number of ps") from error
+    if not config.stride_min <= value <= config.stride_max:
+        raise ValueError(
+            f"stride {value:g} ps lies outside the {config.stride_min:g} to {config.stride_max:g} ps that {name} was "
+            "trained on"
+        )
+    return value
+
+
+def _check_temperature(temperature: Any, config: ModelConfig, name: str) -> None:
+    if temperature is None:
+        return
+    try:
+        value = float(in_unit(temperature, unit.kelvin))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"temperature is {temperature!r}; give a temperature, or a number of K") from error
+    if abs(value - config.temperature) > 1e-6:
+        raise ValueError(
+            f"temperature {value:g} K: {name} was trained at {config.temperature:g} K and knows no other. Leave temperature "
+            "out, or use weights trained at yours"
+        )
+
+
+def _fingerprint(weights: Weights) -> str:
+    """Digest of a network's configuration and parameters, whatever the weights are called."""
+    hasher = hashlib.sha256(repr(weights.config).encode())
+    for name, value in sorted(weights.network.state_dict().items()):
+        hasher.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return hasher.hexdigest()
