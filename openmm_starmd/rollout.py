@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from openmm_starmd.diffusion import igso3
+from openmm_starmd.diffusion.multistep import Multistep
 from openmm_starmd.diffusion.process import forward_noise
 from openmm_starmd.diffusion.samplers import EulerMaruyama, Posterior, prior
 from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids, rigids_from_backbone, superpose, superposition
@@ -31,6 +32,9 @@ from openmm_starmd.model.network import Network
 if TYPE_CHECKING:
     from openmm_starmd.model.weights import Weights
     from openmm_starmd.protein import Protein
+
+
+SAMPLERS = {"euler-maruyama": EulerMaruyama, "posterior": Posterior, "multistep": Multistep}
 
 
 class Frame(NamedTuple):
@@ -55,17 +59,20 @@ class SamplerSettings:
     Attributes
     ----------
     sampler : str
-        ``"posterior"`` or ``"euler-maruyama"``.
+        ``"multistep"``, ``"posterior"`` or ``"euler-maruyama"``.
     steps : int
         Denoising steps (network calls) per frame.
+    tau_end : float
+        Diffusion time of the last network call.
     context_tau : float
         Upper end of the contextual noise's uniform diffusion time; 0 switches it off.
     max_context : int
         Most frames the history holds.
     """
 
-    sampler: str = "posterior"
+    sampler: str = "multistep"
     steps: int = 20
+    tau_end: float = 0.0005
     context_tau: float = 0.005
     max_context: int = 8
 
@@ -76,8 +83,8 @@ class SamplerSettings:
             raise ValueError(f"max_context is {self.max_context}; it must be at least 3")
         if not 0 <= self.context_tau <= 1:
             raise ValueError(f"context_tau is {self.context_tau}; it must lie in [0, 1]")
-        if self.sampler not in ("posterior", "euler-maruyama"):
-            raise ValueError(f"sampler is {self.sampler!r}; choose 'posterior' or 'euler-maruyama'")
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler is {self.sampler!r}; choose one of {sorted(SAMPLERS)}")
 
 
 def kept_frames(count: int, max_context: int) -> list[int]:
@@ -161,13 +168,13 @@ class Rollout:
     ) -> None:
         config = network.config
         self.settings = settings or SamplerSettings(
-            config.sampler, config.steps, config.context_tau, config.max_context
+            config.sampler, config.steps, config.tau_end, config.context_tau, config.max_context
         )
         self.device, self.dtype = torch.device(device), dtype
         self.network = network.to(device=self.device, dtype=dtype).eval()
         self.features, self.stride, self.seeds = features, float(stride), tuple(int(seed) for seed in seeds)
-        self.sampler = (Posterior if self.settings.sampler == "posterior" else EulerMaruyama)(config.schedule)
-        self.timesteps = self.sampler.timesteps(self.settings.steps)
+        self.sampler = SAMPLERS[self.settings.sampler](config.schedule, tau_end=self.settings.tau_end)
+        self.timesteps = self.sampler.timesteps(self.settings.steps).to(self.device)
         self.begin(start, 0)
 
     def begin(self, start: Tensor, offset: int) -> None:
@@ -227,13 +234,13 @@ class Rollout:
         noise = torch.stack(
             [keyed_normal((settings.steps, residues, 7), seed, self.offset + number, "frame") for seed in self.seeds], 1
         ).to(device=self.device, dtype=self.dtype)[:, :, None]  # [steps, B, 1, N, 7]
-        rigids = prior(noise[0])
+        rigids, previous = prior(noise[0]), None
         for k in range(settings.steps):
             prediction = self.network(self._conditions, self._as_noisy(rigids, self.timesteps[k]), cache=self._cache)
             if k + 1 < settings.steps:
-                rigids = self.sampler.step(
-                    rigids, prediction.rigids, self.timesteps[k], self.timesteps[k + 1], noise[k + 1][..., :6]
-                )
+                tau, tau_next = self.timesteps[k], self.timesteps[k + 1]
+                rigids = self.sampler.step(rigids, prediction.rigids, tau, tau_next, noise[k + 1][..., :6], previous)
+                previous = (prediction.rigids, tau)
         drawn = prediction.rigids.map(lambda x: x[:, 0]).to("cpu", torch.float64)
         backbone = backbone_from_rigids(drawn, self._local)
         previous = self._frames[self.count]
@@ -395,6 +402,7 @@ def make_rollout(
     settings = SamplerSettings(
         config.sampler,
         config.steps if steps is None else steps,
+        config.tau_end,
         config.context_tau,
         config.max_context if max_context is None else max_context,
     )

@@ -1,13 +1,16 @@
-"""From noise to a clean frame: two ways of stepping back in diffusion time, behind one interface.
+"""From noise to a clean frame: ways of stepping back in diffusion time, behind one interface.
 
 A rollout denoises a frame with K calls of the network and K − 1 steps, and reports the last clean estimate::
 
     grid = sampler.timesteps(K)
-    x = prior(noise_prior)
+    x, previous = prior(noise_prior), None
     for k in range(K):
         x_0 = network(x, grid[k])
         if k + 1 < K:
-            x = sampler.step(x, x_0, grid[k], grid[k + 1], noise[k])
+            x = sampler.step(x, x_0, grid[k], grid[k + 1], noise[k], previous)
+            previous = (x_0, grid[k])
+
+The paper's Euler-Maruyama and DDPM's posterior are here; :mod:`openmm_starmd.diffusion.multistep` has the third.
 """
 
 from __future__ import annotations
@@ -38,7 +41,15 @@ class Sampler(Protocol):
         """
         ...
 
-    def step(self, rigids: Rigids, predicted: Rigids, tau: Tensor, tau_next: Tensor, noise: Tensor) -> Rigids:
+    def step(
+        self,
+        rigids: Rigids,
+        predicted: Rigids,
+        tau: Tensor,
+        tau_next: Tensor,
+        noise: Tensor,
+        previous: tuple[Rigids, Tensor] | None = None,
+    ) -> Rigids:
         """One step from τ to the smaller τ_next.
 
         Parameters
@@ -51,6 +62,8 @@ class Sampler(Protocol):
             Diffusion times, for all frames or one each.
         noise : Tensor [..., N, 6]
             Standard normal draws: three for the translation, three for the rotation in the residue's own axes.
+        previous : tuple of Rigids and Tensor, optional
+            The prediction before this one and its τ, for samplers that use both; the others leave it alone.
 
         Returns
         -------
@@ -90,7 +103,15 @@ class EulerMaruyama:
         _check(steps, self.tau_end)
         return torch.linspace(1.0, self.tau_end, steps, dtype=torch.float64)
 
-    def step(self, rigids: Rigids, predicted: Rigids, tau: Tensor, tau_next: Tensor, noise: Tensor) -> Rigids:
+    def step(
+        self,
+        rigids: Rigids,
+        predicted: Rigids,
+        tau: Tensor,
+        tau_next: Tensor,
+        noise: Tensor,
+        previous: tuple[Rigids, Tensor] | None = None,
+    ) -> Rigids:
         """See :meth:`Sampler.step`."""
         x, r = rigids.translations, rigids.rotations
         per_frame = tau.double()[..., None, None]
@@ -131,7 +152,15 @@ class Posterior:
         _check(steps, self.tau_end)
         return torch.linspace(0.0, 1.0, steps, dtype=torch.float64).mul(math.log(self.tau_end)).exp()
 
-    def step(self, rigids: Rigids, predicted: Rigids, tau: Tensor, tau_next: Tensor, noise: Tensor) -> Rigids:
+    def step(
+        self,
+        rigids: Rigids,
+        predicted: Rigids,
+        tau: Tensor,
+        tau_next: Tensor,
+        noise: Tensor,
+        previous: tuple[Rigids, Tensor] | None = None,
+    ) -> Rigids:
         """See :meth:`Sampler.step`."""
         schedule, x = self.schedule, rigids.translations
         t, s = tau.double()[..., None, None], tau_next.double()[..., None, None]

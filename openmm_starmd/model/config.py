@@ -35,9 +35,11 @@ class ModelConfig:
     schedule : Schedule
         Noise schedules of translations and rotations.
     sampler : str
-        ``"posterior"`` or ``"euler-maruyama"``.
+        ``"multistep"``, ``"posterior"`` or ``"euler-maruyama"``.
     steps : int
         Denoising steps per frame by default.
+    tau_end : float
+        Diffusion time of the last denoising step.
     context_tau : float
         Upper end of the contextual noise's diffusion time at inference.
     max_context : int
@@ -75,8 +77,9 @@ class ModelConfig:
     attention_hidden: int = 128
     mlp_ratio: int = 2
     schedule: Schedule = field(default_factory=lambda: Schedule(sigma_min=0.02))
-    sampler: str = "posterior"
+    sampler: str = "multistep"
     steps: int = 20
+    tau_end: float = 0.0005
     context_tau: float = 0.005
     max_context: int = 8
     displacement: float = 0.043
@@ -93,8 +96,8 @@ class ModelConfig:
     name: str = ""
 
     def __post_init__(self) -> None:
-        if self.sampler not in ("posterior", "euler-maruyama"):
-            raise ValueError(f"sampler is {self.sampler!r}; choose 'posterior' or 'euler-maruyama'")
+        if self.sampler not in ("multistep", "posterior", "euler-maruyama"):
+            raise ValueError(f"sampler is {self.sampler!r}; choose 'multistep', 'posterior' or 'euler-maruyama'")
         if self.attention_hidden % (4 * self.attention_heads):
             raise ValueError(
                 f"attention_hidden {self.attention_hidden} must be a multiple of 4 x attention_heads "
@@ -155,6 +158,7 @@ def preset(name: str) -> ModelConfig:
             schedule=Schedule(),
             sampler="euler-maruyama",
             steps=200,
+            tau_end=0.01,
             context_tau=0.1,
             max_context=32,
             stride_min=10.0,
