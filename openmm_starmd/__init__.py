@@ -1,0 +1,42 @@
+"""STAR-MD, a learned propagator of protein motion, as an OpenMM Simulation.
+
+The public names are imported at first use, so that ``import openmm_starmd`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openmm_starmd.errors import StarMDWarning
+    from openmm_starmd.integrator import StarMDIntegrator
+    from openmm_starmd.protein import Protein
+    from openmm_starmd.simulation import StarMDSimulation
+
+__all__ = ["Protein", "StarMDIntegrator", "StarMDSimulation", "StarMDWarning", "__version__"]
+
+_HOMES = {
+    "Protein": "protein",
+    "StarMDIntegrator": "integrator",
+    "StarMDSimulation": "simulation",
+    "StarMDWarning": "errors",
+}
+
+try:
+    __version__ = version("openmm_starmd")
+except PackageNotFoundError:  # a checkout that was not installed
+    __version__ = "0+unknown"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'openmm_starmd' has no attribute {name!r}")
+    value = getattr(import_module(f"openmm_starmd.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

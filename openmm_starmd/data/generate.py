@@ -102,9 +102,7 @@ def obc2_system(topology: app.Topology, forcefield: app.ForceField, hydrogen_mas
         charges and the OBC2 radii and scales of Onufriev, Bashford and Case (2004).
     """
     mass = None if hydrogen_mass is None else hydrogen_mass * unit.dalton
-    system = forcefield.createSystem(
-        topology, nonbondedMethod=app.NoCutoff, constraints=app.HBonds, hydrogenMass=mass
-    )
+    system = forcefield.createSystem(topology, nonbondedMethod=app.NoCutoff, constraints=app.HBonds, hydrogenMass=mass)
     nonbonded = next(f for f in system.getForces() if isinstance(f, openmm.NonbondedForce))
     nonbonded.setReactionFieldDielectric(1.0)
     solvent = openmm.GBSAOBCForce()
@@ -156,7 +154,7 @@ def make_replica(
     output : path
         Root of the ATLAS-style tree.
     duration : float
-        Picoseconds of production in total.
+        Picoseconds of production in total; 0 only prepares and minimises the model.
     replica : int
         Number in the file name; decides the random seed.
     name : str, optional
@@ -222,6 +220,9 @@ def make_replica(
             folder / f"{name}.json",
             lambda p: Path(p).write_text(json.dumps({"source": str(path), "protocol": asdict(protocol)}, indent=1)),
         )
+
+    if total == 0:
+        return trajectory_path
 
     frames: list[np.ndarray] = []
     if state_path.exists() and trajectory_path.exists():

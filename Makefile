@@ -1,0 +1,45 @@
+# `make demo` and `make test` do all the set-up themselves: an environment in .venv, made once.
+PYTHON ?= python3
+VENV ?= .venv
+# The exact versions are for Python 3.11 and newer; `make CONSTRAINTS=` installs the newest that fit.
+CONSTRAINTS ?= -c constraints.txt
+WORKERS ?= auto
+FRAMES ?= 200
+
+BIN := $(VENV)/bin
+# One thread per process: proteins of this size gain nothing from more, and the tests run in parallel.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.analysis
+	$(BIN)/openmm-starmd run "$$($(BIN)/python -c 'import openmm.app, os; print(os.path.join(os.path.dirname(openmm.app.__file__), "data", "test.pdb"))')" \
+		--frames $(FRAMES) --seed 1 --output demo --resume
+
+test: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) demo
+
+# torch goes first and alone, so that whatever build of it pip is set up to find is the one that stays.
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); $(PYTHON) -m virtualenv $(VENV); } || \
+		{ echo "No way to make a virtual environment: install python3-venv (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	touch $@
+
+$(VENV)/.analysis: $(VENV)/.torch pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[analysis]'
+	touch $@
+
+$(VENV)/.test: $(VENV)/.torch pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e '.[test]'
+	touch $@

@@ -1,0 +1,341 @@
+"""A run in a directory: frames, topology, log and checkpoint on disk, safe to kill, resumed to the very same frames.
+
+What makes it safe: reporters flush every frame, and a checkpoint is renamed into place only after the frames it
+counts. On resume, trajectory and log are cut back to the frames of the checkpoint, and the rollout goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from openmm import app, unit
+
+from openmm_starmd.trajectory_files import truncate
+
+if TYPE_CHECKING:
+    from openmm_starmd.simulation import StarMDSimulation
+
+DEFAULT_SEED = 0
+FORMATS = ("dcd", "xtc")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the frames of a run. None stands for the default, or on resume for what the run has.
+
+    Attributes
+    ----------
+    stride : float or None
+        ps.
+    seed : int or None
+    atoms : str or None
+        ``"ca"``, ``"backbone"`` or ``"heavy"``.
+    weights : str or None
+        Bundled name, or path.
+    steps : int or None
+        Denoising steps per frame.
+    format : str or None
+        ``"dcd"`` or ``"xtc"``.
+    """
+
+    stride: float | None = None
+    seed: int | None = None
+    atoms: str | None = None
+    weights: str | None = None
+    steps: int | None = None
+    format: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes
+    ----------
+    frames : int
+        On disk now.
+    interrupted : bool
+    speed : float
+        ns/day over the frames drawn by this call; nan if there were none.
+    """
+
+    frames: int
+    interrupted: bool
+    speed: float
+
+
+def read_structure(path: str | os.PathLike[str]) -> app.PDBFile | app.PDBxFile:
+    """Read a PDB or mmCIF file (``.cif``, ``.mmcif``, ``.pdbx``); anything unreadable raises a ValueError."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    cif = path.suffix.lower() in (".cif", ".mmcif", ".pdbx")
+    try:
+        return app.PDBxFile(str(path)) if cif else app.PDBFile(str(path))
+    except Exception as error:
+        # OpenMM's parsers raise whatever the damage happens to cause
+        kind = "mmCIF" if cif else "PDB"
+        raise ValueError(f"{path} cannot be read as {kind}: {type(error).__name__}: {error}") from error
+
+
+def run(
+    structure: str | os.PathLike[str],
+    frames: int,
+    output: str | os.PathLike[str],
+    settings: Settings | None = None,
+    *,
+    device: str | None = None,
+    resume: bool = False,
+    checkpoint_interval: int = 10,
+    progress: bool = True,
+) -> Outcome:
+    """Draw frames into a directory.
+
+    Writes ``config.json``, ``topology.pdb`` (the start structure), ``trajectory.dcd`` or ``.xtc``, ``log.csv``,
+    ``checkpoint.chk``, and at the end ``picture.png`` and ``summary.json``.
+
+    Parameters
+    ----------
+    structure : path
+        PDB or mmCIF file.
+    frames : int
+        Frames in all; a resumed run draws those that are missing.
+    output : path
+        Directory, made if there is none.
+    settings : Settings, optional
+    device : str, optional
+        Where the network runs. It may change on resume, but then frames agree only to rounding.
+    resume : bool
+        Go on with the run in `output` if there is one.
+    checkpoint_interval : int
+        Frames between checkpoints; a kill costs at most these.
+    progress : bool
+        Show a bar on stderr.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    ValueError
+        If the input cannot be used, `output` holds a run and `resume` is False, or settings differ from that run's.
+    """
+    import torch
+
+    from openmm_starmd.simulation import StarMDSimulation
+
+    if frames < 1:
+        raise ValueError(f"frames is {frames}; at least one is needed")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    settings, folder = settings or Settings(), Path(output)
+    config_path, checkpoint_path = folder / "config.json", folder / "checkpoint.chk"
+    pdb = read_structure(structure)
+    digest = hashlib.sha256(Path(structure).read_bytes()).hexdigest()
+    if config_path.exists():
+        if not resume:
+            raise ValueError(f"{folder} holds a run already: add --resume to go on with it, or choose another --output")
+        settings = _merge(settings, digest, _read_config(config_path), config_path)
+
+    settings = replace(
+        settings,
+        seed=DEFAULT_SEED if settings.seed is None else settings.seed,
+        weights="starmd-mini-v1" if settings.weights is None else settings.weights,
+        format="dcd" if settings.format is None else settings.format,
+    )
+    if settings.format not in FORMATS:
+        raise ValueError(f"format is {settings.format!r}; choose dcd or xtc")
+    simulation = StarMDSimulation(
+        pdb.topology,
+        pdb.positions,
+        stride=settings.stride,
+        seed=settings.seed,
+        weights=settings.weights,
+        atoms=settings.atoms,
+        steps=settings.steps,
+        device=device,
+    )
+    settings = replace(
+        settings,
+        stride=simulation.stride.value_in_unit(unit.picosecond),
+        atoms=simulation.atoms,
+    )
+    trajectory_path = folder / f"trajectory.{settings.format}"
+    going_on = config_path.exists() and checkpoint_path.exists()
+    if going_on:
+        simulation.loadCheckpoint(str(checkpoint_path))
+        truncate(trajectory_path, simulation.currentStep)
+        _truncate_log(folder / "log.csv", simulation.currentStep)
+    else:
+        _begin(folder, simulation, trajectory_path)
+        config = asdict(settings) | {"input": str(structure), "sha256": digest}
+        config["device"] = device
+        _write_text(config_path, json.dumps(config, indent=1) + "\n")
+    device_then = _read_config(config_path).get("device")
+    if device_then != device:
+        warnings.warn(f"the run was begun on {device_then}: frames will agree with it only to rounding", stacklevel=2)
+
+    done = simulation.currentStep
+    began = time.perf_counter()
+    interrupted = _draw(
+        simulation, frames, folder, trajectory_path, going_on, checkpoint_interval, progress and sys.stderr is not None
+    )
+    drawn, seconds = simulation.currentStep - done, time.perf_counter() - began
+    speed = 86.4 * drawn * settings.stride / seconds if drawn else float("nan")
+    if not interrupted:
+        _summarise(folder, trajectory_path, settings, speed)
+    return Outcome(simulation.currentStep, interrupted, speed)
+
+
+def _draw(
+    simulation: StarMDSimulation,
+    frames: int,
+    folder: Path,
+    trajectory_path: Path,
+    append: bool,
+    checkpoint_interval: int,
+    progress: bool,
+) -> bool:
+    """Draw the missing frames; True if a signal ended it before the last."""
+    from tqdm import tqdm
+
+    reporter = app.XTCReporter if trajectory_path.suffix == ".xtc" else app.DCDReporter
+    simulation.reporters.append(reporter(str(trajectory_path), 1, append=append and simulation.currentStep > 0))
+    simulation.reporters.append(
+        app.StateDataReporter(
+            str(folder / "log.csv"), 1, step=True, time=True, speed=True, elapsedTime=True, append=append
+        )
+    )
+    stride = simulation.stride.value_in_unit(unit.picosecond)
+    first, began = simulation.currentStep, time.perf_counter()
+    with (
+        _signals_as_flag() as stopped,
+        tqdm(total=frames, initial=min(first, frames), unit="frame", disable=not progress) as bar,
+    ):
+        while simulation.currentStep < frames and not stopped:
+            simulation.step(1)
+            speed = 86.4 * stride * (simulation.currentStep - first) / (time.perf_counter() - began)
+            bar.set_postfix_str(f"{speed:.0f} ns/day", refresh=False)
+            bar.update(1)
+            if simulation.currentStep % checkpoint_interval == 0:
+                simulation.saveCheckpoint(str(folder / "checkpoint.chk"))
+        if simulation.currentStep > first:
+            simulation.saveCheckpoint(str(folder / "checkpoint.chk"))
+    simulation.reporters.clear()
+    return simulation.currentStep < frames
+
+
+@contextmanager
+def _signals_as_flag() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM, so that a frame is always finished; a second one interrupts at once."""
+    received: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:
+        # only the main thread may set handlers; elsewhere the caller's own stay in force
+        before = {}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _begin(folder: Path, simulation: StarMDSimulation, trajectory_path: Path) -> None:
+    """Make the directory and write the topology; leftovers of a run that never reached a checkpoint go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in (trajectory_path, folder / "log.csv", folder / "checkpoint.chk"):
+        leftover.unlink(missing_ok=True)
+    positions = simulation.context.getState(positions=True).getPositions()
+    temporary = folder / ".partial-topology.pdb"
+    with open(temporary, "w") as file:
+        app.PDBFile.writeFile(simulation.topology, positions, file, keepIds=True)
+    os.replace(temporary, folder / "topology.pdb")
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text())
+        missing = ({f.name for f in fields(Settings)} | {"sha256"}) - set(config)
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{path} is not the configuration of a run: {error}") from error
+    if missing:
+        raise ValueError(f"{path} is not the configuration of a run: it lacks {', '.join(sorted(missing))}")
+    return config
+
+
+def _merge(settings: Settings, digest: str, config: dict[str, Any], path: Path) -> Settings:
+    """Settings of the run on disk, if what was asked for does not contradict them."""
+    given = {name: value for name, value in asdict(settings).items() if value is not None}
+    changed = [
+        f"{name} is {'the default' if config[name] is None else config[name]}, not {value}"
+        for name, value in given.items()
+        if config[name] != value
+    ]
+    if config["sha256"] != digest:
+        changed.insert(0, f"it was begun from {config.get('input')}, and this input has other contents")
+    if changed:
+        raise ValueError(
+            f"cannot resume the run in {path.parent}: {'; '.join(changed)}. Leave these options out, or choose "
+            "another --output"
+        )
+    return Settings(**{f.name: config[f.name] for f in fields(Settings)})
+
+
+def _truncate_log(path: Path, frames: int) -> None:
+    """Keep the header and the rows of the first frames."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    if len(lines) > frames + 1:
+        _write_text(path, "".join(lines[: frames + 1]))
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".partial-{path.name}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _summarise(folder: Path, trajectory_path: Path, settings: Settings, speed: float) -> None:
+    """Write picture.png and summary.json."""
+    import mdtraj
+
+    from openmm_starmd.analysis.picture import draw, figures
+    from openmm_starmd.analysis.validity import alpha_carbons
+
+    start = mdtraj.load(str(folder / "topology.pdb"))
+    trajectory = mdtraj.load(str(trajectory_path), top=start.topology, atom_indices=alpha_carbons(start.topology))
+    found = figures(trajectory, start, settings.stride)
+    summary = {
+        "frames": trajectory.n_frames,
+        "residues": len(found["residue"]),
+        "stride_ps": settings.stride,
+        "length_ps": settings.stride * trajectory.n_frames,
+        "valid_fraction": float(found["valid"].mean()),
+        "rmsd_to_start_nm": {"mean": float(found["rmsd"].mean()), "sd": float(found["rmsd"].std())},
+        "radius_of_gyration_nm": {"mean": float(found["rg"].mean()), "sd": float(found["rg"].std())},
+        "rmsf_mean_nm": float(found["rmsf"].mean()) if trajectory.n_frames > 1 else None,
+        "speed_ns_per_day": None if speed != speed else speed,
+        "settings": asdict(settings),
+    }
+    _write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    try:
+        draw(folder / "picture.png", found, title=f"{trajectory.n_frames} frames, {settings.stride:g} ps apart")
+    except ImportError as error:
+        warnings.warn(f"no picture.png: {error}", stacklevel=2)
