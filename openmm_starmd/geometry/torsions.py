@@ -1,0 +1,71 @@
+"""Torsion angles: measuring them and turning atoms about bonds. Pure numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def dihedral(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """Torsion angle about the bond b-c (IUPAC sign: positive when, seen along b→c, d lies clockwise of a).
+
+    Parameters
+    ----------
+    a, b, c, d : np.ndarray [..., 3]
+        Points, any one unit.
+
+    Returns
+    -------
+    np.ndarray [...]
+        Radians in (-π, π].
+    """
+    axis = c - b
+    first = np.cross(a - b, axis)
+    second = np.cross(axis, d - c)
+    sine = np.sum(np.cross(second, first) * axis, -1) / np.maximum(np.linalg.norm(axis, axis=-1), 1e-12)
+    return np.arctan2(sine, -np.sum(first * second, -1))
+
+
+def rotate_about(points: np.ndarray, origin: np.ndarray, axis: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Points turned about an axis through `origin` (Rodrigues' formula).
+
+    Parameters
+    ----------
+    points, origin, axis : np.ndarray [..., 3]
+        `axis` need not be of unit length.
+    angle : np.ndarray [...]
+        Radians, right-handed about `axis`.
+
+    Returns
+    -------
+    np.ndarray [..., 3]
+    """
+    unit = axis / np.maximum(np.linalg.norm(axis, axis=-1, keepdims=True), 1e-12)
+    arm = points - origin
+    cosine, sine = np.cos(angle)[..., None], np.sin(angle)[..., None]
+    along = np.sum(unit * arm, -1, keepdims=True) * unit
+    return origin + along + cosine * (arm - along) + sine * np.cross(unit, arm)
+
+
+def axes_of(backbone: np.ndarray) -> np.ndarray:
+    """Axes of each residue, as :func:`openmm_starmd.geometry.rigid.rigids_from_backbone` defines them.
+
+    Parameters
+    ----------
+    backbone : np.ndarray [..., 3, 3]
+        N, CA, C.
+
+    Returns
+    -------
+    np.ndarray [..., 3, 3]
+        Columns x, y, z.
+    """
+    n, ca, c = backbone[..., 0, :], backbone[..., 1, :], backbone[..., 2, :]
+    return frame_axes(c - ca, n - ca)
+
+
+def frame_axes(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Right-handed axes [..., 3, 3] in columns: x along `first`, `second` in the xy plane with positive y."""
+    x = first / np.maximum(np.linalg.norm(first, axis=-1, keepdims=True), 1e-12)
+    y = second - np.sum(second * x, -1, keepdims=True) * x
+    y = y / np.maximum(np.linalg.norm(y, axis=-1, keepdims=True), 1e-12)
+    return np.stack([x, y, np.cross(x, y)], axis=-1)

@@ -1,0 +1,194 @@
+"""Checks and bookkeeping of an input structure: positions, box, geometry, chains, numbers, torsions."""
+
+from __future__ import annotations
+
+import numpy as np
+from openmm import app, unit
+
+from openmm_starmd.geometry.residues import CHI_ATOMS
+from openmm_starmd.geometry.torsions import dihedral
+from openmm_starmd.selection import Selected, label
+
+LONGEST_LINK = 0.38
+"""CA-CA distance of neighbours in a chain, nm."""
+NARROWEST_BOX = 1.2
+"""nm; a box narrower than this holds no protein: entries of NMR structures carry a dummy cell of 1 Å."""
+
+
+def checked_positions(topology: app.Topology, positions) -> np.ndarray:
+    """Positions as an array [atoms, 3] in nm.
+
+    Parameters
+    ----------
+    topology : app.Topology
+    positions : Quantity or array [atoms, 3]
+        Bare numbers mean nm.
+
+    Raises
+    ------
+    ValueError
+        If `topology` is not OpenMM's or is empty, or the positions do not fit it.
+    """
+    if not isinstance(topology, app.Topology):
+        way_out = "; mdtraj's topologies have to_openmm()" if hasattr(topology, "to_openmm") else ""
+        raise ValueError(f"topology must be an openmm.app.Topology, not {type(topology).__name__}{way_out}")
+    if topology.getNumAtoms() == 0:
+        raise ValueError("the topology has no atoms: give the topology of a protein")
+    if positions is None:
+        raise ValueError("there are no positions: give one structure, [atoms, 3]")
+    try:
+        if isinstance(positions, unit.Quantity):
+            positions = positions.value_in_unit(unit.nanometer)
+        elif len(positions) and isinstance(positions[0], unit.Quantity):
+            positions = [position.value_in_unit(unit.nanometer) for position in positions]
+        array = np.array(positions, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"positions must be lengths [atoms, 3], a Quantity or numbers in nm: {error}") from error
+    if array.ndim == 3 and array.shape[1:] == (topology.getNumAtoms(), 3):
+        raise ValueError(f"positions hold {len(array)} frames: give one of them, positions[0] for the first")
+    if array.shape != (topology.getNumAtoms(), 3):
+        raise ValueError(
+            f"positions have the shape {array.shape}, but the topology has {topology.getNumAtoms()} atoms: "
+            f"they must be [{topology.getNumAtoms()}, 3], in the order of the topology"
+        )
+    return array
+
+
+def box_vectors(topology: app.Topology) -> tuple[unit.Quantity | None, np.ndarray | None]:
+    """Periodic box vectors of a topology, as they are and in rows [3, 3] in nm; None where there is no usable box."""
+    box = topology.getPeriodicBoxVectors()
+    if box is None:
+        return None, None
+    vectors = np.array(box.value_in_unit(unit.nanometer), dtype=np.float64)
+    if not np.isfinite(vectors).all() or np.abs(np.triu(vectors, 1)).max() > 1e-6 * np.abs(vectors).max():
+        raise ValueError(
+            f"the topology's periodic box vectors {vectors.tolist()} nm are not in OpenMM's reduced form "
+            "(a along x, b in the xy plane): set them with openmm.app.internal.unitcell.reducePeriodicBoxVectors, "
+            "or setPeriodicBoxVectors(None) if the structure is whole"
+        )
+    if np.diag(vectors).min() < NARROWEST_BOX:
+        return None, None
+    return box, vectors
+
+
+def check_backbone(backbone: np.ndarray, kept: list[Selected]) -> None:
+    """Refuse residues whose N, CA and C [N, 3, 3] (nm) cannot be a rigid: torn, coincident or in one line.
+
+    Raises
+    ------
+    ValueError
+        Naming the first such residue.
+    """
+    to_n, to_c = backbone[:, 0] - backbone[:, 1], backbone[:, 2] - backbone[:, 1]
+    for other, arm in (("N", to_n), ("C", to_c)):
+        length = np.linalg.norm(arm, axis=-1)
+        for i in np.flatnonzero((length < 0.05) | (length > 0.3)):
+            if length[i] < 0.05:
+                way_out = "atoms lie on one another: check the positions"
+            else:
+                way_out = (
+                    "if the molecule is split across the periodic box, set the topology's box vectors of this frame "
+                    "(topology.setPeriodicBoxVectors); if the numbers are in Å, give them with their unit"
+                )
+            raise ValueError(
+                f"{label(kept[i].residue, kept[i].name)}: atoms {other} and CA are {length[i]:.3g} nm apart "
+                f"(0.15 is normal); {way_out}"
+            )
+    area = np.linalg.norm(np.cross(to_n, to_c), axis=-1)
+    for i in np.flatnonzero(area < 0.05 * np.linalg.norm(to_n, axis=-1) * np.linalg.norm(to_c, axis=-1)):
+        raise ValueError(
+            f"{label(kept[i].residue, kept[i].name)}: atoms N, CA and C lie in one line, so that the residue has no "
+            "orientation: check the positions"
+        )
+
+
+def split_chains(kept: list[Selected], input_chain: np.ndarray, bonded: np.ndarray) -> np.ndarray:
+    """Chain of each residue, [N]: an input chain ends early where a terminus or a restart of the numbers says so.
+
+    Parameters
+    ----------
+    kept : list of Selected
+        N residues.
+    input_chain : np.ndarray [N]
+        Chain of the input topology.
+    bonded : np.ndarray [N - 1], bool
+
+    Returns
+    -------
+    np.ndarray [N], int64
+        0, 1, 2, ...
+    """
+    starts = input_chain[1:] != input_chain[:-1]
+    for i in np.flatnonzero(~starts & ~bonded):
+        before, behind = _number(kept[i]), _number(kept[i + 1])
+        restarts = before is not None and behind is not None and behind < before
+        starts[i] = restarts or "OXT" in kept[i].atoms
+    return np.concatenate([[0], np.cumsum(starts)]).astype(np.int64)
+
+
+def number_residues(
+    kept: list[Selected], chain_index: np.ndarray, bonded: np.ndarray, backbone: np.ndarray
+) -> np.ndarray:
+    """Position of each residue along its chain, [N], as :class:`openmm_starmd.protein.Protein` describes it."""
+    numbers = [_number(selected) for selected in kept]
+    index = np.empty(len(kept), dtype=np.int64)
+    for i in range(len(kept)):
+        if i == 0 or chain_index[i] != chain_index[i - 1]:
+            index[i] = 1 if numbers[i] is None else numbers[i]
+            continue
+        step = 1
+        if not bonded[i - 1]:
+            before, here = numbers[i - 1], numbers[i]
+            step = here - before if before is not None and here is not None else 0
+            if step < 1:
+                span = np.linalg.norm(backbone[i, 1] - backbone[i - 1, 1])
+                step = max(2, int(np.ceil(span / LONGEST_LINK)))
+        index[i] = index[i - 1] + step
+    return index
+
+
+def measure_torsions(
+    topology: app.Topology, xyz: np.ndarray, backbone: np.ndarray, bonded: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Torsions of a structure, as :class:`openmm_starmd.protein.Protein` describes them.
+
+    Parameters
+    ----------
+    topology : app.Topology
+        N residues under standard names.
+    xyz : np.ndarray [atoms, 3]
+        nm.
+    backbone : np.ndarray [N, 3, 3]
+        N, CA, C, nm.
+    bonded : np.ndarray [N - 1], bool
+
+    Returns
+    -------
+    torsions : np.ndarray [N, 7]
+        φ, ψ, ω, χ1..4, radians.
+    mask : np.ndarray [N, 7], bool
+    """
+    count = len(backbone)
+    torsions, mask = np.zeros((count, 7)), np.zeros((count, 7), dtype=bool)
+    n, ca, c = np.moveaxis(backbone, 1, 0)
+    torsions[1:, 0] = np.where(bonded, dihedral(c[:-1], n[1:], ca[1:], c[1:]), 0.0)
+    torsions[:-1, 1] = np.where(bonded, dihedral(n[:-1], ca[:-1], c[:-1], n[1:]), 0.0)
+    torsions[:-1, 2] = np.where(bonded, dihedral(ca[:-1], c[:-1], n[1:], ca[1:]), 0.0)
+    mask[1:, 0] = mask[:-1, 1] = mask[:-1, 2] = bonded
+    for i, residue in enumerate(topology.residues()):
+        atoms = {atom.name: atom.index for atom in residue.atoms()}
+        if not mask[i, 1] and "O" in atoms:
+            opposite = dihedral(n[i], ca[i], c[i], xyz[atoms["O"]]) + np.pi
+            torsions[i, 1] = np.arctan2(np.sin(opposite), np.cos(opposite))
+        for k, names in enumerate(CHI_ATOMS.get(residue.name, ())):
+            if all(name in atoms for name in names):
+                torsions[i, 3 + k] = dihedral(*(xyz[atoms[name]] for name in names))
+                mask[i, 3 + k] = True
+    return torsions, mask
+
+
+def _number(selected: Selected) -> int | None:
+    try:
+        return int(selected.residue.id)
+    except (TypeError, ValueError):
+        return None
