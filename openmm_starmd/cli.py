@@ -104,8 +104,9 @@ def run(
     """
     with clean_errors():
         from openmm_starmd import running
+        from openmm_starmd.run_config import Settings
 
-        settings = running.Settings(
+        settings = Settings(
             stride=stride,
             seed=seed,
             atoms=atoms.value if atoms else None,

@@ -15,46 +15,17 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openmm import app, unit
 
+from openmm_starmd.run_config import DEFAULT_SEED, FORMATS, Settings, merge, read_config, write_text
 from openmm_starmd.trajectory_files import truncate
 
 if TYPE_CHECKING:
     from openmm_starmd.simulation import StarMDSimulation
-
-DEFAULT_SEED = 0
-FORMATS = ("dcd", "xtc")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What decides the frames of a run. None stands for the default, or on resume for what the run has.
-
-    Attributes
-    ----------
-    stride : float or None
-        ps.
-    seed : int or None
-    atoms : str or None
-        ``"ca"``, ``"backbone"`` or ``"heavy"``.
-    weights : str or None
-        Bundled name, or path.
-    steps : int or None
-        Denoising steps per frame.
-    format : str or None
-        ``"dcd"`` or ``"xtc"``.
-    """
-
-    stride: float | None = None
-    seed: int | None = None
-    atoms: str | None = None
-    weights: str | None = None
-    steps: int | None = None
-    format: str | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +117,7 @@ def run(
     if config_path.exists():
         if not resume:
             raise ValueError(f"{folder} holds a run already: add --resume to go on with it, or choose another --output")
-        settings = _merge(settings, digest, _read_config(config_path), config_path)
+        settings = merge(settings, digest, read_config(config_path), config_path)
 
     settings = replace(
         settings,
@@ -181,8 +152,8 @@ def run(
         _begin(folder, simulation, trajectory_path)
         config = asdict(settings) | {"input": str(structure), "sha256": digest}
         config["device"] = device
-        _write_text(config_path, json.dumps(config, indent=1) + "\n")
-    device_then = _read_config(config_path).get("device")
+        write_text(config_path, json.dumps(config, indent=1) + "\n")
+    device_then = read_config(config_path).get("device")
     if device_then != device:
         warnings.warn(f"the run was begun on {device_then}: frames will agree with it only to rounding", stacklevel=2)
 
@@ -270,46 +241,11 @@ def _begin(folder: Path, simulation: StarMDSimulation, trajectory_path: Path) ->
     os.replace(temporary, folder / "topology.pdb")
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text())
-        missing = ({f.name for f in fields(Settings)} | {"sha256"}) - set(config)
-    except (json.JSONDecodeError, TypeError) as error:
-        raise ValueError(f"{path} is not the configuration of a run: {error}") from error
-    if missing:
-        raise ValueError(f"{path} is not the configuration of a run: it lacks {', '.join(sorted(missing))}")
-    return config
-
-
-def _merge(settings: Settings, digest: str, config: dict[str, Any], path: Path) -> Settings:
-    """Settings of the run on disk, if what was asked for does not contradict them."""
-    given = {name: value for name, value in asdict(settings).items() if value is not None}
-    changed = [
-        f"{name} is {'the default' if config[name] is None else config[name]}, not {value}"
-        for name, value in given.items()
-        if config[name] != value
-    ]
-    if config["sha256"] != digest:
-        changed.insert(0, f"it was begun from {config.get('input')}, and this input has other contents")
-    if changed:
-        raise ValueError(
-            f"cannot resume the run in {path.parent}: {'; '.join(changed)}. Leave these options out, or choose "
-            "another --output"
-        )
-    return Settings(**{f.name: config[f.name] for f in fields(Settings)})
-
-
 def _truncate_log(path: Path, frames: int) -> None:
     """Keep the header and the rows of the first frames."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     if len(lines) > frames + 1:
-        _write_text(path, "".join(lines[: frames + 1]))
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".partial-{path.name}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+        write_text(path, "".join(lines[: frames + 1]))
 
 
 def _summarise(folder: Path, trajectory_path: Path, settings: Settings, speed: float) -> None:
@@ -334,7 +270,7 @@ def _summarise(folder: Path, trajectory_path: Path, settings: Settings, speed: f
         "speed_ns_per_day": None if speed != speed else speed,
         "settings": asdict(settings),
     }
-    _write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
     try:
         draw(folder / "picture.png", found, title=f"{trajectory.n_frames} frames, {settings.stride:g} ps apart")
     except ImportError as error:

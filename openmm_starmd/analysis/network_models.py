@@ -60,8 +60,8 @@ def anm_rmsf(alphas: NDArray[np.floating], cutoff: float = ANM_CUTOFF) -> Array:
 
     Notes
     -----
-    ⟨ΔR_i²⟩ is proportional to the trace of the i-th 3 x 3 block of the pseudo-inverse of the Hessian (Atilgan et al. 2001,
-    Biophys. J. 80, 505, eqs. 3 to 10; Doruker, Atilgan and Bahar 2000, Proteins 40, 512).
+    ⟨ΔR_i²⟩ is proportional to the trace of the i-th 3 x 3 block of the pseudo-inverse of the Hessian (Atilgan et al.
+    2001, Biophys. J. 80, 505, eqs. 3 to 10; Doruker, Atilgan and Bahar 2000, Proteins 40, 512).
     """
     n = len(alphas)
     difference = np.asarray(alphas, dtype=np.float64)[:, None] - alphas[None]  # [N, N, 3]

@@ -34,8 +34,8 @@ def figures(
     Returns
     -------
     dict
-        ``time`` [frames] ps, ``rmsd`` [frames] nm, ``rg`` [frames] nm, ``valid`` [frames] bool, ``rmsf`` [N] nm (nan for
-        a single frame), ``residue`` [N] int.
+        ``time`` [frames] ps, ``rmsd`` [frames] nm, ``rg`` [frames] nm, ``valid`` [frames] bool, ``rmsf`` [N] nm (nan
+        for a single frame), ``residue`` [N] int.
 
     Raises
     ------
