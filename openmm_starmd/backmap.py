@@ -15,6 +15,7 @@ from openmm_starmd.selection import label
 # Carbonyl of a residue that came without O: C=O 1.231 Å, CA-C-O 120.1° (Engh and Huber 2001)
 CARBONYL_LENGTH = 0.1231
 CARBONYL_ANGLE = np.deg2rad(120.1)
+FREE_PSI = np.deg2rad(135.0)
 
 
 class BackMap:
@@ -45,15 +46,16 @@ class BackMap:
         bonds = self.positions[self._linked_oxygen] - own[self._linked, 2]
         self._carbonyl = _rotated(np.swapaxes(_peptide_axes(own, self._linked), -1, -2), bonds)
 
-        self._carried = np.setdiff1d(np.arange(len(owner)), np.append(self._backbone, self._linked_oxygen))
-        self._carrier = owner[self._carried]
-        arms = self.positions[self._carried] - own[self._carrier, 1]
-        self._local = _rotated(np.swapaxes(axes_of(own), -1, -2)[self._carrier], arms)
-
         free = [
             (atoms[name], i) for i, atoms in enumerate(named) if not linked[i] for name in ("O", "OXT") if name in atoms
         ]
         self._free_atoms, self._free_owner = np.array(free).T
+        self._carried = np.setdiff1d(np.arange(len(owner)), np.append(self._backbone, self._linked_oxygen))
+        self._carrier = owner[self._carried]
+        # terminal oxygens hang on C, all others on CA
+        self._origin = np.where(np.isin(self._carried, self._free_atoms), 2, 1)
+        arms = self.positions[self._carried] - own[self._carrier, self._origin]
+        self._local = _rotated(np.swapaxes(axes_of(own), -1, -2)[self._carrier], arms)
         self._oxygen = oxygen
         self._chi = [_chi_group(self.topology, named, index) for index in range(4)]
 
@@ -78,12 +80,12 @@ class BackMap:
         np.ndarray [atoms, 3]
             nm.
         """
-        ca, c = backbone[:, 1], backbone[:, 2]
         placed = np.empty((len(self.positions), 3))
         placed[self._backbone] = backbone
-        placed[self._carried] = ca[self._carrier] + _rotated(axes_of(backbone)[self._carrier], self._local)
+        arms = _rotated(axes_of(backbone)[self._carrier], self._local)
+        placed[self._carried] = backbone[self._carrier, self._origin] + arms
         bonds = _rotated(_peptide_axes(backbone, self._linked), self._carbonyl)
-        placed[self._linked_oxygen] = c[self._linked] + bonds
+        placed[self._linked_oxygen] = backbone[self._linked, 2] + bonds
         if torsions is not None:
             self._turn_free_oxygens(placed, torsions[:, 0])
             for index, group in enumerate(self._chi):
@@ -113,7 +115,10 @@ class _ChiGroup:
 
 
 def _chi_group(topology: app.Topology, named: list[dict[str, int]], index: int) -> _ChiGroup:
-    residues, quartets, moved, by = [], [], [], []
+    residues: list[int] = []
+    quartets: list[list[int]] = []
+    moved: list[int] = []
+    by: list[int] = []
     for residue, atoms in zip(topology.residues(), named, strict=True):
         chis = CHI_ATOMS.get(residue.name, ())
         if index >= len(chis) or any(name not in atoms for name in chis[index]):
@@ -153,7 +158,7 @@ def ideal_oxygen(backbone: np.ndarray, bonded: np.ndarray) -> np.ndarray:
     Returns
     -------
     np.ndarray [N, 3]
-        nm; in the peptide plane, or at ψ = 135° where there is no next residue.
+        nm; in the peptide plane, or at ψ = FREE_PSI where there is no next residue.
     """
     ca, c = backbone[:, 1], backbone[:, 2]
     behind = np.append(bonded, False)
@@ -164,7 +169,7 @@ def ideal_oxygen(backbone: np.ndarray, bonded: np.ndarray) -> np.ndarray:
     side = np.where(behind, -1.0, 1.0) * np.sin(CARBONYL_ANGLE)
     direction = np.cos(CARBONYL_ANGLE) * plane[..., 0] + side[:, None] * plane[..., 1]
     oxygen = c + CARBONYL_LENGTH * direction
-    turn = np.where(behind, 0.0, np.deg2rad(-45.0))
+    turn = np.where(behind, 0.0, FREE_PSI - np.pi)
     return rotate_about(oxygen, c, c - ca, turn)
 
 

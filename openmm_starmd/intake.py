@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from openmm import app, unit
 
+from openmm_starmd.backmap import FREE_PSI
 from openmm_starmd.geometry.residues import CHI_ATOMS
 from openmm_starmd.geometry.torsions import dihedral
 from openmm_starmd.selection import Selected, label
@@ -132,13 +133,13 @@ def number_residues(
     """Position of each residue along its chain, [N], as :class:`openmm_starmd.protein.Protein` describes it."""
     numbers = [_number(selected) for selected in kept]
     index = np.empty(len(kept), dtype=np.int64)
-    for i in range(len(kept)):
+    for i, here in enumerate(numbers):
         if i == 0 or chain_index[i] != chain_index[i - 1]:
-            index[i] = 1 if numbers[i] is None else numbers[i]
+            index[i] = 1 if here is None else here
             continue
         step = 1
         if not bonded[i - 1]:
-            before, here = numbers[i - 1], numbers[i]
+            before = numbers[i - 1]
             step = here - before if before is not None and here is not None else 0
             if step < 1:
                 span = np.linalg.norm(backbone[i, 1] - backbone[i - 1, 1])
@@ -177,9 +178,9 @@ def measure_torsions(
     mask[1:, 0] = mask[:-1, 1] = mask[:-1, 2] = bonded
     for i, residue in enumerate(topology.residues()):
         atoms = {atom.name: atom.index for atom in residue.atoms()}
-        if not mask[i, 1] and "O" in atoms:
-            opposite = dihedral(n[i], ca[i], c[i], xyz[atoms["O"]]) + np.pi
-            torsions[i, 1] = np.arctan2(np.sin(opposite), np.cos(opposite))
+        if not mask[i, 1]:
+            oxygen = dihedral(n[i], ca[i], c[i], xyz[atoms["O"]]) if "O" in atoms else FREE_PSI - np.pi
+            torsions[i, 1] = np.arctan2(-np.sin(oxygen), -np.cos(oxygen))
         for k, names in enumerate(CHI_ATOMS.get(residue.name, ())):
             if all(name in atoms for name in names):
                 torsions[i, 3 + k] = dihedral(*(xyz[atoms[name]] for name in names))

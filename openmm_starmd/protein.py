@@ -237,7 +237,7 @@ class Protein:
     def _notes(self, renamed: tuple[str, ...], unknown: tuple[str, ...]) -> list[str]:
         """What the warning says, one clause each."""
         same_chain = self.chain_index[1:] == self.chain_index[:-1]
-        breaks = [self.residue_label(i) for i in np.flatnonzero(same_chain & ~self.bonded)]
+        breaks = [self.residue_label(int(i)) for i in np.flatnonzero(same_chain & ~self.bonded)]
         lacking = [self.residue_label(i) for i in missing_heavy_atoms(self.topology)]
         notes = []
         for intro, items in (
@@ -245,7 +245,7 @@ class Protein:
             ("read as their standard parent: ", renamed),
             ("kept as unknown residues: ", unknown),
             ("chain broken (marked, not bridged) after ", breaks),
-            ("heavy atoms are missing in (completed by PDBFixer when needed) ", lacking),
+            ("heavy atoms are missing (and completed when asked for) in ", lacking),
         ):
             if items:
                 more = f" and {len(items) - 12} more" if len(items) > 12 else ""

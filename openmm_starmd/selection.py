@@ -133,6 +133,8 @@ def select_protein(topology: app.Topology, positions: np.ndarray, vectors: np.nd
     renamed: Counter[str] = Counter()
     incomplete: list[tuple[app.topology.Residue, list[str]]] = []
     for residue in topology.residues():
+        if next(residue.atoms(), None) is None:
+            continue
         name, modified = standard_name(residue.name)
         selected, left_out = _heavy_atoms(residue, name)
         missing = [atom for atom in ("N", "CA", "C") if atom not in selected.atoms]
@@ -150,7 +152,8 @@ def select_protein(topology: app.Topology, positions: np.ndarray, vectors: np.nd
     if incomplete:
         raise ValueError(_incomplete_message(incomplete))
 
-    kept, unknown = [], []
+    kept: list[Selected] = []
+    unknown: list[str] = []
     for i, candidate in enumerate(candidates):
         if candidate is None:
             continue
@@ -192,6 +195,8 @@ def _heavy_atoms(residue: app.topology.Residue, name: str | None) -> tuple[Selec
             atoms.setdefault(standard, atom)
         elif symbol is not None:
             left_out.append(atom.name)
+    if "OXT" in atoms and "O" not in atoms:
+        atoms["O"] = atoms.pop("OXT")
     return Selected(residue, name or residue.name, atoms), left_out
 
 

@@ -57,14 +57,15 @@ def protein_topology(
             kind = _ELEMENTS[name[0]] if selected.name in SIDE_CHAIN_BONDS else atom.element or _ELEMENTS[name[0]]
             named[i][name] = new[atom] = topology.addAtom(name, kind, residue)
 
-    bonds = {}
+    bonds: dict[tuple[int, int], tuple[app.topology.Atom, app.topology.Atom]] = {}
     for atoms in named:
         name = next(iter(atoms.values())).residue.name
         for first, second in standard_bonds(name):
             if first in atoms and second in atoms:
                 _add(bonds, atoms[first], atoms[second])
-    for i in np.flatnonzero(bonded):
-        _add(bonds, named[i]["C"], named[i + 1]["N"])
+    for before, behind, joined in zip(named[:-1], named[1:], bonded, strict=True):
+        if joined:
+            _add(bonds, before["C"], behind["N"])
     for first, second in source.bonds():
         if first in new and second in new:
             a, b = new[first], new[second]
@@ -117,7 +118,8 @@ def restricted_topology(
     restricted = app.Topology()
     restricted.setPeriodicBoxVectors(topology.getPeriodicBoxVectors())
     new: dict[app.topology.Atom, app.topology.Atom] = {}
-    rows, bonds = [], {}
+    bonds: dict[tuple[int, int], tuple[app.topology.Atom, app.topology.Atom]] = {}
+    rows = []
     for chain in topology.chains():
         new_chain = restricted.addChain(chain.id)
         for residue in chain.residues():
