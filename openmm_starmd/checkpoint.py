@@ -23,8 +23,8 @@ def unpack(data: bytes) -> bytes:
     """Inverse of :func:`pack`; a foreign or damaged file raises a ValueError."""
     if not data.startswith(MAGIC):
         raise ValueError(
-            "not a checkpoint of StarMDSimulation.saveCheckpoint(): the file starts otherwise. A classical simulation's "
-            "checkpoint holds no learned frames; an XML state is read by loadState()"
+            "not a checkpoint written by StarMDSimulation.saveCheckpoint(). A classical simulation's checkpoint holds "
+            "no learned frames; an XML state is read by loadState()"
         )
     digest, checkpoint = data[len(MAGIC) : len(MAGIC) + 32], data[len(MAGIC) + 32 :]
     if hashlib.sha256(checkpoint).digest() != digest:

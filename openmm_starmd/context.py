@@ -1,15 +1,15 @@
-"""FrameContext: an OpenMM Context of learned frames, which says what frames do not have and refuses foreign states."""
+"""System and Context of learned frames: what frames do not have is said, what is foreign is refused."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import openmm as mm
-from openmm import unit
+from openmm import app, unit
 
-from openmm_starmd.integrator import IDENTITY, in_unit
+from openmm_starmd.history import IDENTITY
+from openmm_starmd.quantities import as_array
 
 
 class FrameContext(mm.Context):
@@ -88,7 +88,31 @@ class FrameContext(mm.Context):
             raise
 
 
-def as_array(positions: Any) -> np.ndarray:
-    """Positions, a Quantity or bare numbers in nm, as float64 [atoms, 3]."""
-    bare = in_unit(positions, unit.nanometer)
-    return np.ascontiguousarray(np.array(bare, dtype=np.float64).reshape(-1, 3))
+def frame_system(topology: app.Topology, box: Any) -> mm.System:
+    """System of free particles for frames.
+
+    Parameters
+    ----------
+    topology : openmm.app.Topology
+    box : Quantity or None
+        Periodic box vectors.
+
+    Returns
+    -------
+    openmm.System
+        Real masses, no energy. Zero-strength bonds make each chain one molecule, or wrapping into the box would
+        tear it.
+    """
+    system = mm.System()
+    chains = mm.HarmonicBondForce()
+    chains.setUsesPeriodicBoundaryConditions(box is not None)
+    if box is not None:
+        system.setDefaultPeriodicBoxVectors(*box)
+    for atom in topology.atoms():
+        system.addParticle(atom.element.mass)
+    for chain in topology.chains():
+        members = [atom.index for atom in chain.atoms()]
+        for first, second in zip(members, members[1:], strict=False):
+            chains.addBond(first, second, 0.15, 0.0)
+    system.addForce(chains)
+    return system

@@ -1,25 +1,24 @@
 """StarMDIntegrator: an OpenMM integrator whose step is one learned frame.
 
-All that a rollout needs to go on lives in the integrator's own variables, because OpenMM carries those through
-checkpoints, states and reinitialisation bit by bit. The :class:`~openmm_starmd.rollout.Rollout` is a worker whose
-memory is rebuilt from them whenever the two disagree. A frame is drawn in Python, laid into staging variables that
-nothing else reads, and committed by ONE call into C++, which moves positions, history, time and step count together;
-an interrupt therefore finds either the old frame or the new one.
+The frame history lives in the integrator's own variables (:mod:`openmm_starmd.history`). The
+:class:`~openmm_starmd.rollout.Rollout` is a worker, whose memory is rebuilt from them whenever the two disagree: after
+a checkpoint or state was loaded, after an interrupt.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import openmm as mm
 from openmm import unit
 
 from openmm_starmd.errors import StarMDWarning
+from openmm_starmd.history import History, HistoryIntegrator, digest
+from openmm_starmd.quantities import in_unit, whole_number
 
 if TYPE_CHECKING:
     import torch
@@ -27,40 +26,14 @@ if TYPE_CHECKING:
     from openmm_starmd.protein import Protein
     from openmm_starmd.rollout import Rollout
 
-IDENTITY = {
-    "id_protein": "protein",
-    "id_start": "start structure",
-    "id_weights": "weights",
-    "id_settings": "stride, atoms, steps or max_context",
-}
 _BROKEN_BOND = 0.3  # nm; a residue whose N-CA or CA-C is longer is not a residue
 
 
-class History(NamedTuple):
-    """Where a history stands, as the integrator's global variables have it.
-
-    Attributes
-    ----------
-    count : int
-        Number of the newest frame; the start is frame 0.
-    offset : int
-        Frames drawn before this history began.
-    token : int
-        Digest of every frame since the start; 0 where there is no history yet.
-    seed : int
-    """
-
-    count: int
-    offset: int
-    token: int
-    seed: int
-
-
-class StarMDIntegrator(mm.CustomIntegrator):
+class StarMDIntegrator(HistoryIntegrator):
     """Moves the atoms of a frame topology from one learned frame to the next.
 
-    :class:`~openmm_starmd.simulation.StarMDSimulation` makes and binds one; by hand, make a Context of a System with one
-    particle per atom of ``protein.frame_topology(atoms)``, set its positions, and call :meth:`bind`.
+    :class:`~openmm_starmd.simulation.StarMDSimulation` makes and binds one; by hand, make a Context of a System with
+    one particle per atom of ``protein.frame_topology(atoms)``, set its positions, and call :meth:`bind`.
 
     Parameters
     ----------
@@ -82,67 +55,37 @@ class StarMDIntegrator(mm.CustomIntegrator):
     """
 
     def __init__(
-        self, protein: Protein, rollout: Rollout, *, atoms: str = "backbone", torsions: bool = False, weights_id: str = ""
+        self,
+        protein: Protein,
+        rollout: Rollout,
+        *,
+        atoms: str = "backbone",
+        torsions: bool = False,
+        weights_id: str = "",
     ) -> None:
-        super().__init__(rollout.stride)
         if len(rollout.seeds) != 1:
             raise ValueError(f"the rollout has {len(rollout.seeds)} replicas; an integrator moves exactly one")
+        start = protein.frame_positions(protein.backbone, atoms)
+        sequence = (protein.sequence, protein.residue_types, protein.residue_index, protein.chain_index, protein.bonded)
+        super().__init__(
+            rollout.stride,
+            residues=len(protein.backbone),
+            particles=len(start),
+            max_context=rollout.settings.max_context,
+            seed=rollout.seeds[0],
+            identity={
+                "id_protein": digest(*sequence),
+                "id_start": digest(start, protein.backbone),
+                "id_weights": digest(weights_id),
+                "id_settings": digest(rollout.stride, atoms, torsions, rollout.settings),
+            },
+        )
+        self.stage_start(protein.backbone)
         self._protein, self._rollout, self._atoms, self._torsions = protein, rollout, atoms, torsions
-        self._start_positions = protein.frame_positions(protein.backbone, atoms)
-        self._particles = len(self._start_positions)
-        self._residues = len(protein.backbone)
-        # three atoms a residue do not fit one vector per particle where a residue is one particle
-        self._columns = -(-3 * self._residues // self._particles)
-        self._slots = rollout.settings.max_context - 1
-        self.identity = {
-            "id_protein": _digest(
-                protein.sequence, protein.residue_types, protein.residue_index, protein.chain_index, protein.bonded
-            ),
-            "id_start": _digest(self._start_positions, protein.backbone),
-            "id_weights": _digest(weights_id),
-            "id_settings": _digest(rollout.stride, atoms, torsions, rollout.settings),
-        }
         self._context: weakref.ref[mm.Context] | None = None
         self._held = -1  # token of the history in the rollout's memory; -1: none that can be relied upon
         self._last: np.ndarray | None = None  # positions committed with that token
         self._warned = False
-        self._add_variables(rollout.seeds[0])
-        self._add_computations()
-
-    def _add_variables(self, seed: int) -> None:
-        if not 0 <= seed < 2**63:
-            raise ValueError(f"seed is {seed}; it must lie in [0, 2^63)")
-        for name in ("armed", "fresh", "slot", "count", "offset", "token", "count_next", "offset_next", "token_next"):
-            self.addGlobalVariable(name, 0)
-        self.addGlobalVariable("seed_low", seed % 2**32)
-        self.addGlobalVariable("seed_high", seed // 2**32)
-        for name, value in self.identity.items():
-            self.addGlobalVariable(name, value)
-        for name in ("x_next", "x_last"):
-            self.addPerDofVariable(name, 0)
-        for frame in ("start", "drawn", "first", *(f"ring{slot}" for slot in range(self._slots))):
-            for column in range(self._columns):
-                self.addPerDofVariable(f"{frame}_{column}", 0)
-        self._stage("start", self._protein.backbone)
-
-    def _add_computations(self) -> None:
-        self.addComputePerDof("x", "select(armed, x_next, 1/armed)")
-        self.addComputePerDof("v", "0")
-        self.beginIfBlock("armed > 0")
-        self.addComputePerDof("x_last", "x_next")
-        for name in ("count", "offset", "token"):
-            self.addComputeGlobal(name, f"{name}_next")
-        self.beginIfBlock("fresh > 0")
-        for column in range(self._columns):
-            self.addComputePerDof(f"first_{column}", f"start_{column}")
-        self.endBlock()
-        for slot in range(self._slots):
-            self.beginIfBlock(f"slot = {slot}")
-            for column in range(self._columns):
-                self.addComputePerDof(f"ring{slot}_{column}", f"drawn_{column}")
-            self.endBlock()
-        self.addComputeGlobal("armed", "0")
-        self.endBlock()
 
     def bind(self, context: mm.Context) -> None:
         """Tell the integrator its Context, which it does not learn from OpenMM.
@@ -173,17 +116,6 @@ class StarMDIntegrator(mm.CustomIntegrator):
         """Seed of the random draws; a loaded checkpoint brings its own."""
         return self.history().seed
 
-    @property
-    def frame_particles(self) -> int:
-        """Atoms of a frame."""
-        return self._particles
-
-    def history(self) -> History:
-        """Where the history stands."""
-        get = self.getGlobalVariableByName
-        seed = int(get("seed_high")) * 2**32 + int(get("seed_low"))
-        return History(int(get("count")), int(get("offset")), int(get("token")), seed)
-
     def step(self, steps: int) -> None:
         """Draw and commit `steps` frames.
 
@@ -198,7 +130,9 @@ class StarMDIntegrator(mm.CustomIntegrator):
     def _advance(self) -> None:
         context = self._context() if self._context is not None else None
         if context is None:
-            raise RuntimeError("this StarMDIntegrator is bound to no Context: use StarMDSimulation, or call bind(context)")
+            raise RuntimeError(
+                "this StarMDIntegrator is bound to no Context: use StarMDSimulation, or call bind(context)"
+            )
         self.require_identity()
         history, positions = self.history(), self._positions(context)
         fresh = self._synchronise(history, positions)
@@ -215,24 +149,8 @@ class StarMDIntegrator(mm.CustomIntegrator):
                 f"frame {history.count + 1} of the rollout is not finite; the simulation stays at the frame before. "
                 "Is the stride or the protein far from what the weights were trained on?"
             )
-        token = _digest(history, new, backbone)
-        if fresh is not None:
-            self._stage("start", fresh)
-        self._stage("drawn", backbone)
-        self.setPerDofVariableByName("x_next", new)
-        for name, value in (
-            ("fresh", fresh is not None),
-            ("slot", history.count % self._slots),
-            ("count_next", history.count + 1),
-            ("offset_next", history.offset),
-            ("token_next", token),
-        ):
-            self.setGlobalVariableByName(name, float(value))
-        try:
-            self.setGlobalVariableByName("armed", 1)
-            super().step(1)
-        finally:
-            self.setGlobalVariableByName("armed", 0)
+        token = digest(history, new, backbone)
+        self.commit(history._replace(count=history.count + 1, token=token), new, backbone, fresh)
         self._last, self._held = new, token
 
     def _synchronise(self, history: History, positions: np.ndarray) -> np.ndarray | None:
@@ -242,7 +160,7 @@ class StarMDIntegrator(mm.CustomIntegrator):
         if self._held != history.token or self._rollout.seeds != (history.seed,):
             self._held = -1
             self._rollout.seeds = (history.seed,)
-            self._last = np.array(self.getPerDofVariableByName("x_last"))
+            self._last = self.committed()
             if np.array_equal(positions, self._last):
                 self._restore(history)
         if self._last is None or not np.array_equal(positions, self._last):
@@ -253,27 +171,25 @@ class StarMDIntegrator(mm.CustomIntegrator):
         from openmm_starmd.rollout import kept_frames
 
         numbers = kept_frames(history.count, self._rollout.settings.max_context)
-        frames = {
-            number: _as_replica(self._fetch(f"ring{(number - 1) % self._slots}" if number else "first"))
-            for number in numbers
-        }
+        frames = {number: _as_replica(backbone) for number, backbone in self.kept(numbers).items()}
         self._rollout.restore(frames, history.count, history.offset)
 
     def _backbone_at(self, positions: np.ndarray) -> np.ndarray:
         """N, CA, C [N, 3, 3] of the positions [atoms, 3] that someone set; nm."""
         self._rollout.seeds = (self.seed,)
-        if self._atoms == "ca":
-            backbone = self._fetch("start")
+        backbone = self._protein.backbone_from_frame(positions, self._atoms)
+        if backbone is None:
+            backbone = self.staged_start()
             if not np.array_equal(backbone[:, 1], positions):
                 raise ValueError(CA_ONLY)
             return backbone
-        backbone = self._protein.backbone_from_frame(positions, self._atoms)
         bonds = np.linalg.norm(np.diff(backbone, axis=1), axis=-1).max(axis=-1)  # [N]
         if bonds.max() > _BROKEN_BOND:
             residue = int(bonds.argmax())
             raise ValueError(
-                f"{self._protein.residue_label(residue)} is torn: its N-CA or CA-C distance is {10 * bonds[residue]:.1f} Å "
-                "in the positions that were set. Give positions in the order of simulation.topology, in nm"
+                f"{self._protein.residue_label(residue)} is torn: its N-CA or CA-C distance is "
+                f"{10 * bonds[residue]:.1f} Å in the positions that were set. Give positions in the order of "
+                "simulation.topology, in nm"
             )
         return backbone
 
@@ -281,31 +197,16 @@ class StarMDIntegrator(mm.CustomIntegrator):
         """Raise a ValueError if no history can start from `positions` [atoms, 3], nm."""
         if positions.shape != (self._particles, 3):
             raise ValueError(
-                f"positions have shape {positions.shape}, but a frame has {self._particles} atoms (atoms={self._atoms!r}). "
-                "The constructor has set positions already; simulation.setPositions() also takes the input's full set"
+                f"positions have shape {positions.shape}, but a frame has {self._particles} atoms "
+                f"(atoms={self._atoms!r}). The constructor has set positions already; "
+                "simulation.setPositions() takes the input's full set"
             )
         if not np.isfinite(positions).all():
             raise ValueError(f"the position of atom {int((~np.isfinite(positions)).any(1).argmax())} is not finite")
-        if self._atoms == "ca" and not np.array_equal(positions, self._fetch("start")[:, 1]):
-            if not np.array_equal(positions, np.array(self.getPerDofVariableByName("x_last"))):
+        if self._atoms == "ca":
+            known = self.staged_start()[:, 1], self.committed()
+            if not any(np.array_equal(positions, one) for one in known):
                 raise ValueError(CA_ONLY)
-
-    def stage_start(self, backbone: np.ndarray) -> None:
-        """Keep `backbone` [N, 3, 3], nm, for the history that starts when the CA positions are set to its own."""
-        self._stage("start", backbone)
-
-    def forget_history(self) -> None:
-        """Start a new history at the next step, without using a random number twice."""
-        self.setGlobalVariableByName("token", 0)
-
-    def require_identity(self) -> None:
-        """Raise a ValueError if the variables were loaded from a simulation of something else."""
-        wrong = [what for name, what in IDENTITY.items() if self.getGlobalVariableByName(name) != self.identity[name]]
-        if wrong:
-            raise ValueError(
-                f"this was saved by a simulation with another {', another '.join(wrong)}. Build the StarMDSimulation from "
-                "the same input file, weights and settings, then load"
-            )
 
     def warn_no_forces(self) -> None:
         """Say, once, that a frame has neither energies, forces nor velocities."""
@@ -336,21 +237,10 @@ class StarMDIntegrator(mm.CustomIntegrator):
             )
         if not positions.any():
             raise RuntimeError(
-                "every atom is at the origin: context.reinitialize() drops positions. Use preserveState=True, or set them"
+                "every atom is at the origin: context.reinitialize() drops positions. Use preserveState=True, or "
+                "set them"
             )
         return positions
-
-    def _stage(self, frame: str, backbone: np.ndarray) -> None:
-        """Write N, CA, C [N, 3, 3] to the variables of `frame`."""
-        padded = np.zeros((self._columns * self._particles, 3))
-        padded[: 3 * self._residues] = backbone.reshape(-1, 3)
-        for column, values in enumerate(padded.reshape(self._columns, self._particles, 3)):
-            self.setPerDofVariableByName(f"{frame}_{column}", values)
-
-    def _fetch(self, frame: str) -> np.ndarray:
-        """N, CA, C [N, 3, 3] from the variables of `frame`."""
-        columns = [np.array(self.getPerDofVariableByName(f"{frame}_{column}")) for column in range(self._columns)]
-        return np.concatenate(columns)[: 3 * self._residues].reshape(-1, 3, 3)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError(UNCOPIABLE)
@@ -372,33 +262,8 @@ UNCOPIABLE = (
 )
 
 
-def whole_number(steps: Any) -> int:
-    """`steps` as an int >= 0, or a ValueError."""
-    try:
-        whole = int(steps)
-    except (TypeError, ValueError, OverflowError):
-        whole = -1
-    if whole != steps or whole < 0:
-        raise ValueError(f"steps is {steps!r}; it must be a whole number, at least 0")
-    return whole
-
-
-def in_unit(value: Any, of: unit.Unit) -> Any:
-    """A Quantity, or a bare number or array already in `of`, as bare."""
-    return value.value_in_unit(of) if unit.is_quantity(value) else value
-
-
 def _as_replica(backbone: np.ndarray) -> torch.Tensor:
     """Backbone [N, 3, 3] as the batch of one, [1, N, 3, 3], that a rollout takes."""
     import torch
 
     return torch.from_numpy(np.array(backbone, dtype=np.float64))[None]
-
-
-def _digest(*parts: Any) -> int:
-    """Digest of 52 bits, never 0, which a double holds exactly."""
-    hasher = hashlib.sha256()
-    for part in parts:
-        data = np.ascontiguousarray(part).tobytes() if isinstance(part, np.ndarray) else repr(part).encode()
-        hasher.update(len(data).to_bytes(8, "little") + data)
-    return int.from_bytes(hasher.digest()[:8], "little") % (2**52 - 1) + 1

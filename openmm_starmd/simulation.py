@@ -13,10 +13,11 @@ import openmm as mm
 from openmm import app, unit
 
 from openmm_starmd import checkpoint
-from openmm_starmd.context import as_array
+from openmm_starmd.context import frame_system
 from openmm_starmd.errors import StarMDWarning
-from openmm_starmd.integrator import UNCOPIABLE, StarMDIntegrator, in_unit, whole_number
+from openmm_starmd.integrator import UNCOPIABLE, StarMDIntegrator
 from openmm_starmd.protein import Protein, describe_differences
+from openmm_starmd.quantities import as_array, in_unit, whole_number
 
 if TYPE_CHECKING:
     import torch
@@ -30,8 +31,8 @@ ATOMS = ("ca", "backbone", "heavy")
 class StarMDSimulation(app.Simulation):
     """Protein dynamics frame by frame, in place of molecular dynamics step by step.
 
-    It is OpenMM's own Simulation: reporters, ``step``, ``runForClockTime``, ``context`` and checkpoints are used as ever.
-    One step is one frame, ``simulation.stride`` after the one before:
+    It is OpenMM's own Simulation: reporters, ``step``, ``runForClockTime``, ``context`` and checkpoints are used as
+    ever. One step is one frame, ``simulation.stride`` after the one before:
 
     >>> from sys import stdout
     >>> from openmm.app import DCDReporter, PDBFile, StateDataReporter
@@ -63,14 +64,15 @@ class StarMDSimulation(app.Simulation):
     device : str or torch.device, optional
         Where the network runs; a GPU where there is one.
     seed : int, optional
-        In [0, 2^63). One is drawn if none is given; ``simulation.seed`` tells it. On one machine the same seed gives the same
-        trajectory.
+        In [0, 2^63). One is drawn if none is given; ``simulation.seed`` tells it. On one machine the same seed gives
+        the same trajectory.
     temperature : Quantity or float, optional
         K. Only what the weights were trained at.
     weights : str, path or Weights
         Bundled name, directory or safetensors file.
     atoms : {"heavy", "backbone", "ca"}, optional
-        Which atoms frames have: all heavy atoms, N CA C O, or CA. Heavy if the weights have trained side chains, else backbone.
+        Which atoms frames have: all heavy atoms, N CA C O, or CA. Heavy if the weights have trained side chains, else
+        backbone.
     steps, max_context : int, optional
         Denoising steps per frame and frames of history; the weights' own.
 
@@ -95,7 +97,8 @@ class StarMDSimulation(app.Simulation):
     tumbles nor drifts, and diffusion through the box cannot be read from a trajectory. Several chains are superposed as
     one body; their motion relative to each other stays.
 
-    Energies, forces and velocities do not exist. They read zero, asking for them warns once, and the temperature is nan.
+    Energies, forces and velocities do not exist. They read zero, asking for them warns once, and the temperature is
+    nan.
 
     Setting positions starts a new history from them, with random draws not used before. An interrupt (Ctrl-C) leaves
     positions, time, step and history at the last complete frame.
@@ -175,22 +178,28 @@ class StarMDSimulation(app.Simulation):
         super().step(whole_number(steps))
 
     def setPositions(self, positions: Any) -> None:
-        """Start a new history from `positions`; time and step count go on.
+        """Start a new history from another structure of the input; time and step count go on.
+
+        Positions of a frame, ``simulation.topology``'s atoms, go to ``simulation.context.setPositions()``.
 
         Parameters
         ----------
         positions : Quantity or array [atoms, 3]
-            Of ``simulation.topology``'s atoms, or of all atoms of the topology given to the constructor; bare numbers in nm.
-            With ``atoms="ca"`` the latter are needed.
+            Of all atoms of the topology given to the constructor; bare numbers in nm.
         """
         values = as_array(positions)
-        if len(values) == self._input_topology.getNumAtoms() != self.integrator.frame_particles:
+        expected = self._input_topology.getNumAtoms()
+        if len(values) != expected:
+            raise ValueError(
+                f"{len(values)} positions given, but the constructor's topology has {expected} atoms. Positions of a "
+                "frame go to simulation.context.setPositions()"
+            )
+        with warnings.catch_warnings():
+            # the constructor has said what is left out
+            warnings.simplefilter("ignore", UserWarning)
             start = Protein.from_openmm(self._input_topology, values * unit.nanometer)
-            if start.sequence != self.protein.sequence:
-                raise ValueError("these positions give another protein than the constructor's: residues differ")
-            self.integrator.stage_start(start.backbone)
-            values = start.frame_positions(start.backbone, self.atoms)
-        self.context.setPositions(values)
+        self.integrator.stage_start(start.backbone)
+        self.context.setPositions(start.frame_positions(start.backbone, self.atoms))
 
     def minimizeEnergy(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raise a ValueError: frames have no force field."""
@@ -214,8 +223,8 @@ class StarMDSimulation(app.Simulation):
         Parameters
         ----------
         file : path or binary file
-            A ValueError is raised, and nothing changes, if it was saved by a simulation of another protein, start structure,
-            weights or settings, or is damaged. The seed comes with the file.
+            A ValueError is raised, and nothing changes, if it was saved by a simulation of another protein, start
+            structure, weights or settings, or is damaged. The seed comes with the file.
         """
         self.context.loadCheckpoint(checkpoint.unpack(checkpoint.read(file)))
 
@@ -256,35 +265,6 @@ class StarMDSimulation(app.Simulation):
         raise TypeError(UNCOPIABLE)
 
 
-def frame_system(topology: app.Topology, box: Any) -> mm.System:
-    """System of free particles for frames.
-
-    Parameters
-    ----------
-    topology : openmm.app.Topology
-    box : Quantity or None
-        Periodic box vectors.
-
-    Returns
-    -------
-    openmm.System
-        Real masses, no energy. Zero-strength bonds make each chain one molecule, or wrapping into the box would tear it.
-    """
-    system = mm.System()
-    chains = mm.HarmonicBondForce()
-    chains.setUsesPeriodicBoundaryConditions(box is not None)
-    if box is not None:
-        system.setDefaultPeriodicBoxVectors(*box)
-    for atom in topology.atoms():
-        system.addParticle(atom.element.mass)
-    for chain in topology.chains():
-        members = [atom.index for atom in chain.atoms()]
-        for first, second in zip(members, members[1:], strict=False):
-            chains.addBond(first, second, 0.15, 0.0)
-    system.addForce(chains)
-    return system
-
-
 def _check_stride(stride: Any, config: ModelConfig, name: str) -> float:
     """Stride in ps, or a ValueError."""
     value = config.stride_default if stride is None else in_unit(stride, unit.picosecond)
@@ -309,8 +289,8 @@ def _check_temperature(temperature: Any, config: ModelConfig, name: str) -> None
         raise ValueError(f"temperature is {temperature!r}; give a temperature, or a number of K") from error
     if abs(value - config.temperature) > 1e-6:
         raise ValueError(
-            f"temperature {value:g} K: {name} was trained at {config.temperature:g} K and knows no other. Leave temperature "
-            "out, or use weights trained at yours"
+            f"temperature {value:g} K: {name} was trained at {config.temperature:g} K and knows no other. Leave "
+            "temperature out, or use weights trained at yours"
         )
 
 

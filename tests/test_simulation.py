@@ -1,14 +1,23 @@
 """StarMDSimulation and StarMDIntegrator on OpenMM's own Simulation, Context and State, over a fake rollout."""
 
+import contextlib
 import copy
 import math
 import pickle
+import signal
 import time
 import warnings
 
 import numpy as np
 import openmm as mm
 import pytest
+from openmm import app, unit
+
+from openmm_starmd.errors import StarMDWarning
+from openmm_starmd.integrator import StarMDIntegrator
+from openmm_starmd.rollout import SamplerSettings
+from openmm_starmd.simulation import StarMDSimulation
+
 from .fakes import (
     FakeRollout,
     Memory,
@@ -18,12 +27,6 @@ from .fakes import (
     make_simulation,
     positions_of,
 )
-from openmm import app, unit
-
-from openmm_starmd.errors import StarMDWarning
-from openmm_starmd.integrator import StarMDIntegrator
-from openmm_starmd.rollout import SamplerSettings
-from openmm_starmd.simulation import StarMDSimulation
 
 MODES = ("ca", "backbone", "heavy")
 pytestmark = pytest.mark.usefixtures("fake_rollout")
@@ -134,7 +137,10 @@ def test_run_for_clock_time(tmp_path):
     simulation = make_simulation(helix())
     rollout_of(simulation).delay = 0.01
     simulation.runForClockTime(
-        0.5 * unit.second, checkpointFile=str(tmp_path / "c"), stateFile=str(tmp_path / "s"), checkpointInterval=0.1 / 3600
+        0.5 * unit.second,
+        checkpointFile=str(tmp_path / "c"),
+        stateFile=str(tmp_path / "s"),
+        checkpointInterval=0.1 / 3600,
     )
     steps = simulation.currentStep
     assert steps > 5
@@ -146,6 +152,7 @@ def test_run_for_clock_time(tmp_path):
         assert np.array_equal(trajectory(again, 3), after)
 
 
+@pytest.mark.filterwarnings("ignore::openmm_starmd.errors.StarMDWarning")
 @pytest.mark.parametrize("box", [None, 4.0])
 def test_wrapping_keeps_chains_whole(box):
     """Periodic only where the input is; a chain moves into the box as one body."""
@@ -279,10 +286,8 @@ def test_interrupt_between_any_two_calls(monkeypatch, call, moved):
     with monkeypatch.context() as patch:
         for name in ("setGlobalVariableByName", "setPerDofVariableByName", "step"):
             patch.setattr(mm.CustomIntegrator, name, interrupting(getattr(mm.CustomIntegrator, name)))
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             simulation.integrator.step(1)
-        except KeyboardInterrupt:
-            pass
     done = simulation.currentStep - 4
     assert simulation.context.getTime() == simulation.currentStep * simulation.stride
     assert simulation.integrator.getGlobalVariableByName("armed") == 0
@@ -293,6 +298,40 @@ def test_interrupt_between_any_two_calls(monkeypatch, call, moved):
     fresh = make_simulation(helix(), max_context=3)
     fresh.context.loadCheckpoint(saved)
     assert np.array_equal(trajectory(fresh, 6 - done), unbroken[done:])
+
+
+def test_interrupts_by_signal():
+    """Real signals at random moments: the frames are those of an undisturbed run, each once."""
+    frames = 400
+    unbroken = trajectory(make_simulation(helix()), frames)
+    simulation = make_simulation(helix())
+    memory, interrupts = Memory(), 0
+    simulation.reporters.append(memory)
+    delays = np.random.default_rng(0).uniform(2e-4, 1e-2, 10_000)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        while simulation.currentStep < frames:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, delays[interrupts])
+                simulation.step(frames - simulation.currentStep)
+            except KeyboardInterrupt:
+                interrupts += 1
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            step = simulation.currentStep
+            assert simulation.context.getTime() == step * simulation.stride
+            if step:
+                assert np.array_equal(positions_of(simulation), unbroken[step - 1])
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert interrupts > 10
+    # a frame whose report was interrupted is lost to that reporter, as in any Simulation; none is wrong
+    for step, seen in zip(memory.steps, memory.frames, strict=False):
+        assert np.array_equal(seen, unbroken[step - 1])
 
 
 @pytest.mark.parametrize("atoms", ["backbone", "heavy"])
@@ -341,6 +380,8 @@ def test_set_positions_refuses():
         simulation.context.setPositions(before[1:])
     with pytest.raises(ValueError, match="atom 2 is not finite"):
         simulation.context.setPositions(np.where(np.arange(8)[:, None] == 2, np.nan, before))
+    with pytest.raises(ValueError, match="40 atoms"):
+        simulation.setPositions(before)
     assert np.array_equal(positions_of(simulation), before)
     simulation = make_simulation(helix())
     torn = positions_of(simulation)

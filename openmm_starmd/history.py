@@ -1,0 +1,192 @@
+"""A frame history kept in the variables of an OpenMM CustomIntegrator.
+
+OpenMM carries those variables through checkpoints, states and reinitialisation bit by bit, so what lives in them needs
+no file format and no rule of its own. A frame is laid into staging variables that nothing else reads, and committed by
+ONE call into C++, which moves positions, history, time and step count together; an interrupt therefore finds either
+the old frame or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import openmm as mm
+
+IDENTITY = {
+    "id_protein": "protein",
+    "id_start": "start structure",
+    "id_weights": "weights",
+    "id_settings": "stride, atoms, steps or max_context",
+}
+
+
+class History(NamedTuple):
+    """Where a history stands, as the integrator's global variables have it.
+
+    Attributes
+    ----------
+    count : int
+        Number of the newest frame; the start is frame 0.
+    offset : int
+        Frames drawn before this history began.
+    token : int
+        Digest of every frame since the start; 0 where there is no history yet.
+    seed : int
+    """
+
+    count: int
+    offset: int
+    token: int
+    seed: int
+
+
+class HistoryIntegrator(mm.CustomIntegrator):
+    """Puts given positions in place, one frame a step, and remembers the frames a rollout needs to go on.
+
+    Parameters
+    ----------
+    stride : float
+        Step size, ps.
+    residues : int
+        N.
+    particles : int
+        Of the System; at least N.
+    max_context : int
+        Frames remembered: frame 0, and a ring of the newest ``max_context - 1``.
+    seed : int
+        In [0, 2^63).
+    identity : dict of str to int
+        Digests by the names in `IDENTITY`: what a history belongs to.
+    """
+
+    def __init__(
+        self, stride: float, *, residues: int, particles: int, max_context: int, seed: int, identity: dict[str, int]
+    ) -> None:
+        super().__init__(stride)
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed is {seed}; it must lie in [0, 2^63)")
+        self.identity = identity
+        self._residues, self._particles, self._slots = residues, particles, max_context - 1
+        # three atoms a residue do not fit one vector per particle where a residue is one particle
+        self._columns = -(-3 * residues // particles)
+        for name in ("armed", "fresh", "slot", "count", "offset", "token", "count_next", "offset_next", "token_next"):
+            self.addGlobalVariable(name, 0)
+        self.addGlobalVariable("seed_low", seed % 2**32)
+        self.addGlobalVariable("seed_high", seed // 2**32)
+        for name, value in identity.items():
+            self.addGlobalVariable(name, value)
+        for name in ("x_next", "x_last"):
+            self.addPerDofVariable(name, 0)
+        for frame in ("start", "drawn", "first", *(f"ring{slot}" for slot in range(self._slots))):
+            for column in range(self._columns):
+                self.addPerDofVariable(f"{frame}_{column}", 0)
+        self._add_computations()
+
+    def _add_computations(self) -> None:
+        # infinite where a caller in C++ steps without arming: better than a silently frozen protein
+        self.addComputePerDof("x", "select(armed, x_next, 1/armed)")
+        self.addComputePerDof("v", "0")
+        self.beginIfBlock("armed > 0")
+        self.addComputePerDof("x_last", "x_next")
+        for name in ("count", "offset", "token"):
+            self.addComputeGlobal(name, f"{name}_next")
+        self.beginIfBlock("fresh > 0")
+        for column in range(self._columns):
+            self.addComputePerDof(f"first_{column}", f"start_{column}")
+        self.endBlock()
+        for slot in range(self._slots):
+            self.beginIfBlock(f"slot = {slot}")
+            for column in range(self._columns):
+                self.addComputePerDof(f"ring{slot}_{column}", f"drawn_{column}")
+            self.endBlock()
+        self.addComputeGlobal("armed", "0")
+        self.endBlock()
+
+    def history(self) -> History:
+        """Where the history stands."""
+        get = self.getGlobalVariableByName
+        seed = int(get("seed_high")) * 2**32 + int(get("seed_low"))
+        return History(int(get("count")), int(get("offset")), int(get("token")), seed)
+
+    def kept(self, numbers: list[int]) -> dict[int, np.ndarray]:
+        """Backbones [N, 3, 3], nm, of the frames `numbers`, which must still be in the ring."""
+        return {number: self._fetch(f"ring{self._slot(number)}" if number else "first") for number in numbers}
+
+    def committed(self) -> np.ndarray:
+        """Positions [particles, 3], nm, of the newest frame of the history."""
+        return np.array(self.getPerDofVariableByName("x_last"))
+
+    def stage_start(self, backbone: np.ndarray) -> None:
+        """Keep `backbone` [N, 3, 3], nm, as what the next new history starts from."""
+        self._stage("start", backbone)
+
+    def staged_start(self) -> np.ndarray:
+        """What :meth:`stage_start` was given."""
+        return self._fetch("start")
+
+    def commit(self, history: History, positions: np.ndarray, backbone: np.ndarray, start: np.ndarray | None) -> None:
+        """Make a frame the state of the Context.
+
+        Parameters
+        ----------
+        history : History
+            As it will be.
+        positions : array [particles, 3]
+            nm, float64.
+        backbone : array [N, 3, 3]
+            N, CA, C in nm.
+        start : array [N, 3, 3] or None
+            Frame 0, where this is the first frame of a new history.
+        """
+        if start is not None:
+            self._stage("start", start)
+        self._stage("drawn", backbone)
+        self.setPerDofVariableByName("x_next", positions)
+        self.setGlobalVariableByName("fresh", float(start is not None))
+        self.setGlobalVariableByName("slot", self._slot(history.count))
+        for name in ("count", "offset", "token"):
+            self.setGlobalVariableByName(f"{name}_next", getattr(history, name))
+        try:
+            self.setGlobalVariableByName("armed", 1)
+            mm.CustomIntegrator.step(self, 1)
+        finally:
+            self.setGlobalVariableByName("armed", 0)
+
+    def forget_history(self) -> None:
+        """Start a new history at the next step, without using a random number twice."""
+        self.setGlobalVariableByName("token", 0)
+
+    def require_identity(self) -> None:
+        """Raise a ValueError if the variables were loaded from a simulation of something else."""
+        wrong = [what for name, what in IDENTITY.items() if self.getGlobalVariableByName(name) != self.identity[name]]
+        if wrong:
+            raise ValueError(
+                f"this was saved by a simulation with another {', another '.join(wrong)}. Build the StarMDSimulation "
+                "from the same input file, weights and settings, then load"
+            )
+
+    def _slot(self, number: int) -> int:
+        return (number - 1) % self._slots
+
+    def _stage(self, frame: str, backbone: np.ndarray) -> None:
+        """Write N, CA, C [N, 3, 3] to the variables of `frame`."""
+        padded = np.zeros((self._columns * self._particles, 3))
+        padded[: 3 * self._residues] = backbone.reshape(-1, 3)
+        for column, values in enumerate(padded.reshape(self._columns, self._particles, 3)):
+            self.setPerDofVariableByName(f"{frame}_{column}", values)
+
+    def _fetch(self, frame: str) -> np.ndarray:
+        """N, CA, C [N, 3, 3] from the variables of `frame`."""
+        columns = [np.array(self.getPerDofVariableByName(f"{frame}_{column}")) for column in range(self._columns)]
+        return np.concatenate(columns)[: 3 * self._residues].reshape(-1, 3, 3)
+
+
+def digest(*parts: Any) -> int:
+    """Digest of 52 bits, never 0, which a double holds exactly."""
+    hasher = hashlib.sha256()
+    for part in parts:
+        data = np.ascontiguousarray(part).tobytes() if isinstance(part, np.ndarray) else repr(part).encode()
+        hasher.update(len(data).to_bytes(8, "little") + data)
+    return int.from_bytes(hasher.digest()[:8], "little") % (2**52 - 1) + 1
