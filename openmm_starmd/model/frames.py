@@ -12,6 +12,10 @@ from openmm_starmd.geometry.so3 import exp_map, log_map
 from openmm_starmd.model.config import ModelConfig
 
 
+NEIGHBOURHOODS = (0.6, 1.2)
+"""Radii of the Gaussian neighbourhoods over which noisy displacements are averaged, nm."""
+
+
 @dataclass(frozen=True)
 class Frames:
     """F frames of B samples, noisy or clean copies alike.
@@ -56,8 +60,9 @@ class Estimate:
     rigids : Rigids [B, F, N]
     scale_translation, scale_rotation : Tensor [B, F]
         Standard deviation left per coordinate, nm and rad: the unit of the network's updates and of its losses.
-    pose : Tensor [B, F, N, 6]
-        The noisy pose seen from the anchor in units of its own spread.
+    pose : Tensor [B, F, N, 12]
+        The noisy pose seen from the anchor in units of its own spread, and the noisy displacement averaged over
+        neighbourhoods of two sizes.
     """
 
     rigids: Rigids
@@ -98,7 +103,7 @@ def initial_estimate(frames: Frames, config: ModelConfig) -> Estimate:
     alpha = schedule.alpha(tau)[..., None, None]
     if not config.anchored:
         ones = torch.ones_like(tau)
-        pose = torch.zeros(*frames.rigids.translations.shape[:-1], 6, dtype=tau.dtype, device=tau.device)
+        pose = torch.zeros(*frames.rigids.translations.shape[:-1], 12, dtype=tau.dtype, device=tau.device)
         return Estimate(frames.rigids, 0.1 * ones, ones, pose)
 
     anchor = frames.anchor
@@ -120,8 +125,40 @@ def initial_estimate(frames: Frames, config: ModelConfig) -> Estimate:
     scale_turn = (turn_noise * turn / (turn_noise**2 + turn**2).sqrt()).clamp(min=1e-2)
     width = (spread**2 + noise**2).sqrt()[..., None, None]
     width_turn = (turn**2 + turn_noise**2).sqrt()[..., None, None]
-    pose = torch.cat([shift / width, angle / width_turn], dim=-1)
+    averages = neighbourhood_averages(noisy.translations - anchor.translations, anchor, spread, noise)
+    pose = torch.cat([shift / width, angle / width_turn, *averages], dim=-1)
     return Estimate(blended, scale, scale_turn, pose * frames.anchored[:, None, None].to(pose.dtype))
+
+
+def neighbourhood_averages(displacement: Tensor, anchor: Rigids, spread: Tensor, noise: Tensor) -> list[Tensor]:
+    """Displacements averaged over Gaussian neighbourhoods of the anchor, in each residue's own axes.
+
+    Collective motion is hidden in the noise of single residues long before it is in that of a neighbourhood, whose
+    noise is smaller by the root of its size.
+
+    Parameters
+    ----------
+    displacement : Tensor [B, F, N, 3]
+        From anchor to noisy frame, nm.
+    anchor : Rigids [B, F, N]
+    spread, noise : Tensor [B, F]
+        Standard deviations of true displacement and of noise, nm.
+
+    Returns
+    -------
+    list of Tensor [B, F, N, 3]
+        In units of their own spread, one for each of :data:`NEIGHBOURHOODS`.
+    """
+    difference = anchor.translations[..., :, None, :] - anchor.translations[..., None, :, :]
+    squared = difference.square().sum(-1)
+    averages = []
+    for radius in NEIGHBOURHOODS:
+        weight = torch.exp(squared / (-2 * radius**2))
+        weight = weight / weight.sum(-1, keepdim=True)
+        width = (spread.square()[..., None] + noise.square()[..., None] * weight.square().sum(-1)).sqrt()
+        local = ((weight @ displacement)[..., None, :] @ anchor.rotations).squeeze(-2)
+        averages.append(local / width[..., None])
+    return averages
 
 
 def deviation(rigids: Rigids, reference: Rigids) -> Tensor:

@@ -143,7 +143,7 @@ class Network(nn.Module):
         self.config = config
         self.conditioner = Conditioner(config)
         self.single, self.pair = nn.Linear(config.conditioner_s, config.c_s), nn.Linear(config.conditioner_z, config.c_z)
-        self.pose = nn.Linear(12, config.c_s)
+        self.pose = nn.Linear(18, config.c_s)
         self.distance = nn.Linear(DISTANCE_BINS, config.c_z)
         self.pair_norm = nn.LayerNorm(config.c_z)
         self.kind = nn.Embedding(3, config.c_s)  # frame to predict, frame of the history, first frame
@@ -205,7 +205,7 @@ class Network(nn.Module):
         if config.anchored:
             pose = torch.cat([pose, deviation(rigids, condition.reference)], dim=-1)
         else:
-            pose = torch.cat([pose, torch.zeros_like(pose)], dim=-1)
+            pose = torch.cat([pose, torch.zeros_like(pose[..., :6])], dim=-1)
         s = condition.s + self.pose(pose.to(dtype)) + t[:, :, None]
         cb = cb_from_rigids(rigids)
         distance = torch.linalg.vector_norm(cb[..., :, None, :] - cb[..., None, :, :], dim=-1)

@@ -54,7 +54,7 @@ class ObjectiveSettings:
         ("rotation", 0.5),
         ("distance", 0.5),
         ("fape", 0.5),
-        ("torsion", 0.25),
+        ("torsion", 0.1),
         ("clash", 1.0),
     )
 
