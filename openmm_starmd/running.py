@@ -105,6 +105,7 @@ def run(
     """
     import torch
 
+    from openmm_starmd.model.weights import DEFAULT_WEIGHTS
     from openmm_starmd.simulation import StarMDSimulation
 
     if frames < 1:
@@ -122,7 +123,7 @@ def run(
     settings = replace(
         settings,
         seed=DEFAULT_SEED if settings.seed is None else settings.seed,
-        weights="starmd-mini-v1" if settings.weights is None else settings.weights,
+        weights=DEFAULT_WEIGHTS if settings.weights is None else settings.weights,
         format="dcd" if settings.format is None else settings.format,
     )
     if settings.format not in FORMATS:
@@ -132,7 +133,7 @@ def run(
         pdb.positions,
         stride=settings.stride,
         seed=settings.seed,
-        weights=settings.weights,
+        weights=settings.weights or DEFAULT_WEIGHTS,
         atoms=settings.atoms,
         steps=settings.steps,
         device=device,

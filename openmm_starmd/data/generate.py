@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import mdtraj
@@ -249,7 +250,7 @@ def make_replica(
         _write_atomically(trajectory_path, trajectory.save_xtc)
         state = context.getState(positions=True, velocities=True, parameters=True)
         text = openmm.XmlSerializer.serialize(state)
-        _write_atomically(state_path, lambda p, text=text: Path(p).write_text(text))
+        _write_atomically(state_path, partial(_write_text, text=text))
         if progress is not None:
             progress(len(frames), total)
     return trajectory_path
@@ -258,6 +259,10 @@ def make_replica(
 def _nanometers(positions: unit.Quantity) -> np.ndarray:
     """Positions as an array [atoms, 3] in nanometres."""
     return np.array(positions.value_in_unit(unit.nanometer))
+
+
+def _write_text(path: str, text: str) -> None:
+    Path(path).write_text(text)
 
 
 def _write_pdb(path: str, topology: app.Topology, positions: unit.Quantity) -> None:
