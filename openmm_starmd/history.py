@@ -9,7 +9,8 @@ the old frame or the new one.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import openmm as mm
@@ -22,7 +23,8 @@ IDENTITY = {
 }
 
 
-class History(NamedTuple):
+@dataclass(frozen=True)
+class History:
     """Where a history stands, as the integrator's global variables have it.
 
     Attributes

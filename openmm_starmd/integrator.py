@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 import weakref
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -150,7 +151,7 @@ class StarMDIntegrator(HistoryIntegrator):
                 "Is the stride or the protein far from what the weights were trained on?"
             )
         token = digest(history, new, backbone)
-        self.commit(history._replace(count=history.count + 1, token=token), new, backbone, fresh)
+        self.commit(replace(history, count=history.count + 1, token=token), new, backbone, fresh)
         self._last, self._held = new, token
 
     def _synchronise(self, history: History, positions: np.ndarray) -> np.ndarray | None:

@@ -113,17 +113,20 @@ class Memory:
     """In-memory reporter: what every other reporter should have written."""
 
     def __init__(self, interval=1, periodic=None):
-        self.interval, self.periodic = interval, periodic
-        self.steps, self.times, self.frames = [], [], []
+        self.interval, self.periodic, self.rows = interval, periodic, []
 
     def describeNextReport(self, simulation):
         wait = self.interval - simulation.currentStep % self.interval
         return {"steps": wait, "periodic": self.periodic, "include": ["positions"]}
 
     def report(self, simulation, state):
-        self.steps.append(simulation.currentStep)
-        self.times.append(state.getTime().value_in_unit(unit.picosecond))
-        self.frames.append(state.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
+        time = state.getTime().value_in_unit(unit.picosecond)
+        frame = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        self.rows.append((simulation.currentStep, time, frame))  # at once: an interrupt leaves no half a row
+
+    steps = property(lambda self: [row[0] for row in self.rows])
+    times = property(lambda self: [row[1] for row in self.rows])
+    frames = property(lambda self: [row[2] for row in self.rows])
 
 
 @pytest.fixture
