@@ -41,6 +41,7 @@ from openmm_starmd.analysis.flexibility import (
 )
 from openmm_starmd.analysis.network_models import anm_rmsf, gnm_rmsf
 from openmm_starmd.analysis.validity import alpha_carbons, bonded_neighbours, judge
+from openmm_starmd.model.weights import load_weights
 
 HELD_OUT = ("1l2y_A", "2op7_A", "2k28_A", "6okd_A", "6mrr_A")
 NETWORKS = {
@@ -248,6 +249,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(arguments.threads)
+    arguments.steps = arguments.steps or load_weights(arguments.weights).config.steps
 
     pairs = [(name, 1) for name in arguments.names]
     if arguments.training:
@@ -261,9 +263,8 @@ def main() -> None:
     if not results:
         sys.exit(f"no reference MD in {arguments.data}; see benchmarks/data/README.md")
     summary = means(results)
-    steps = arguments.steps or "the weights' own number of"
     print(
-        f"{arguments.weights}, stride {arguments.stride:g} ps, {steps} denoising steps, "
+        f"{arguments.weights}, stride {arguments.stride:g} ps, {arguments.steps} denoising steps, "
         f"{len(arguments.seeds)} seeds; validity of the model over {arguments.frames} frames\n"
     )
     print(table(results, summary["best_network"]))

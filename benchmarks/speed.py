@@ -29,6 +29,7 @@ from openmm import unit
 
 from openmm_starmd import Protein, StarMDSimulation, __version__
 from openmm_starmd.data.generate import Protocol, prepare_model
+from openmm_starmd.model.weights import load_weights
 from openmm_starmd.running import read_structure
 
 VILLIN = Path(openmm.app.__file__).parent / "data" / "test.pdb"
@@ -119,6 +120,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(arguments.threads)
+    arguments.steps = arguments.steps or load_weights(arguments.weights).config.steps
 
     learned, simulation = surrogate(
         arguments.structure, arguments.weights, arguments.stride, arguments.steps, arguments.device
@@ -149,7 +151,9 @@ def main() -> None:
         f"{result['structure']}: {result['residues']} residues, {atoms} atoms; "
         f"{result['machine']}, {arguments.threads} thread(s)"
     )
-    print(f"stride {stride:g} ps, median of {arguments.rounds} rounds of {arguments.seconds:g} s (lowest to highest)\n")
+    print(
+        f"stride {stride:g} ps, {arguments.steps} denoising steps, median of {arguments.rounds} rounds of {arguments.seconds:g} s (lowest to highest)\n"
+    )
     print("| | ns/day |")
     print("|---|---|")
     print(f"| STAR-MD ({arguments.weights}, {arguments.device}) | {spread(speeds['surrogate'], 0)} |")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import openmm_starmd
+from openmm_starmd.model.weights import BUNDLED, DEFAULT_WEIGHTS
 
 
 def python(code: str) -> str:
@@ -48,3 +51,14 @@ def test_help(command):
         [sys.executable, "-m", "openmm_starmd.cli", *command, "--help"], capture_output=True, text=True, check=True
     )
     assert "Usage" in result.stdout
+
+
+@pytest.mark.skipif(not (BUNDLED / DEFAULT_WEIGHTS / "config.json").exists(), reason="no bundled weights yet")
+def test_example(tmp_path):
+    script = Path(__file__).parents[1] / "examples" / "run_protein.py"
+    result = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=os.environ | {"FRAMES": "10"}, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert {p.name for p in tmp_path.iterdir()} == {"topology.pdb", "trajectory.dcd", "run.chk"}
+    assert "100.0%" in result.stdout

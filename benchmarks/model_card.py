@@ -1,0 +1,158 @@
+"""Write MODEL_CARD.md of bundled weights from what was measured.
+
+    python benchmarks/model_card.py openmm_starmd/weights/starmd-mini-v1
+
+Reads ``config.json``, ``training_data.json`` and ``model.safetensors`` there, and ``fidelity.json``,
+``fidelity-training.json`` and ``speed.json`` of ``--results``. Every figure of the card comes from those files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from safetensors import safe_open
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fidelity import means, table
+
+from openmm_starmd.model.config import ModelConfig
+
+TEXT = """\
+# {name}
+
+Weights of openmm_starmd: an anchored, low-noise STAR-MD network ({parameters:,} parameters, {megabytes:.1f} MB), trained from
+scratch on a CPU. MIT licence.
+
+## What it is for
+
+Drawing frames of a single protein chain {stride_min:g} to {stride_max:g} ps apart (default {stride_default:g} ps) at {temperature:g} K, starting
+from a structure, with {steps} denoising steps a frame.
+
+Its clock is that of its training data: OBC2 implicit solvent with Langevin friction of 1/ps, **not** that of water, in
+which proteins move several times more slowly.
+
+## What it is not for
+
+- Folding, unfolding, binding, or any motion rarer than those of its training runs, the longest of which is {longest:g} ps:
+  it has never seen slower ones.
+- Several chains, ligands, metals, nucleic acids, modified residues, membranes: it was trained on bare single chains of
+  up to {max_length} residues.
+- Temperatures other than {temperature:g} K, thermodynamics, kinetics, energies. Frames have none.
+- Side chains: χ angles were trained along, but not measured; `atoms="backbone"` is the default.
+
+## Training data
+
+{count} proteins, {total:.1f} ns in all, made with OpenMM: amber14-all, OBC2 through the native GBSAOBCForce, no cutoff, 300 K,
+LangevinMiddle at 1/ps, 4 fs, hydrogens of 3 amu, a frame every ps, after minimisation and 6 ps of equilibration
+(`openmm-starmd make-data`). About a third of the structures are de novo designs of one family (43 residues). No ATLAS
+data. No chain is more than 40 % identical to a held-out protein ({held_out}); a test checks it
+(identity over the shorter length of a global alignment).
+
+{recipe}
+
+| protein | residues | ps of MD | sequence |
+|---|---|---|---|
+{proteins}
+
+## Measured
+
+One configuration for every figure: these weights, stride {stride:g} ps, {steps} denoising steps, no steering (no projection, rejection
+or resampling), {seeds} seeds, one CPU thread. A frame is valid when bonded neighbouring CA lie within 2.7 to 4.2 Å and no
+other CA pair is under 3.0 Å; validity of the model is counted over {frames} frames, everything else over the time, stride
+and number of frames of the reference. `benchmarks/fidelity.py` makes the tables, `benchmarks/speed.py` the ratio.
+
+### Held-out proteins
+
+{fidelity}
+
+{fidelity_means}
+
+### Proteins trained on, against replicas that were not
+
+{training}
+
+### Speed
+
+{speed}
+"""
+
+
+def read(path: Path) -> dict:
+    """JSON of a file that a benchmark wrote."""
+    if not path.exists():
+        sys.exit(f"{path} is missing: run the benchmark that writes it first")
+    return json.loads(path.read_text())
+
+
+def mean_line(results: dict) -> str:
+    """One sentence over all proteins."""
+    summary = means(results["proteins"])
+    ceiling = summary["second_rmsf_correlation"]
+    networks = ", ".join(f"{label} {value:.2f}" for label, value in summary["network_rmsf_correlation"].items())
+    return (
+        f"Mean RMSF correlation: STAR-MD {summary['model_rmsf_correlation']:.2f}, second MD replica "
+        f"{'-' if ceiling is None else format(ceiling, '.2f')}, {networks}. Worst single rollout: "
+        f"{100 * summary['worst_valid']:.1f} % valid."
+    )
+
+
+def main() -> None:
+    """Render the card."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args()
+    folder = arguments.folder
+    config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
+    proteins = json.loads((folder / "training_data.json").read_text())
+    recipe = (
+        json.loads((folder / "training_data.json").with_name("recipe.json").read_text())
+        if (folder / "recipe.json").exists()
+        else None
+    )
+    held_out, training = read(arguments.results / "fidelity.json"), read(arguments.results / "fidelity-training.json")
+    speed = read(arguments.results / "speed.json")
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        parameters = sum(file.get_tensor(key).numel() for key in file.keys())  # noqa: SIM118
+    rows = [
+        f"| {p['name']} | {len(p['sequence'])} | {' + '.join(format(x, 'g') for x in p['picoseconds'])} | {p['sequence']} |"
+        for p in proteins
+    ]
+    ratios = sorted(speed["ratio"])
+    text = TEXT.format(
+        name=config.name,
+        parameters=parameters,
+        megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
+        stride_min=config.stride_min,
+        stride_max=config.stride_max,
+        stride_default=config.stride_default,
+        temperature=config.temperature,
+        steps=config.steps,
+        longest=max(max(p["picoseconds"]) for p in proteins),
+        max_length=config.max_length,
+        count=len(proteins),
+        total=sum(sum(p["picoseconds"]) for p in proteins) / 1000,
+        held_out=", ".join(held_out["proteins"]),
+        recipe=(folder / "RECIPE.md").read_text() if recipe is None and (folder / "RECIPE.md").exists() else RECIPE,
+        proteins="\n".join(rows),
+        stride=held_out["settings"]["stride"],
+        seeds=len(held_out["settings"]["seeds"]),
+        frames=held_out["settings"]["frames"],
+        fidelity=table(held_out["proteins"], held_out["means"]["best_network"]),
+        fidelity_means=mean_line(held_out),
+        training=table(training["proteins"], training["means"]["best_network"]) + "\n\n" + mean_line(training),
+        speed=f"{speed['structure']} ({speed['residues']} residues, {speed['atoms']} atoms in the MD), {speed['threads']} "
+        f"thread(s) on either side, {speed['machine']}: {ratios[len(ratios) // 2]:.0f} times the ns/day of OpenMM's CPU "
+        f"platform ({ratios[0]:.0f} to {ratios[-1]:.0f} over {len(ratios)} rounds).",
+    )
+    temporary = folder / ".partial-MODEL_CARD.md"
+    temporary.write_text(text)
+    os.replace(temporary, folder / "MODEL_CARD.md")
+
+
+if __name__ == "__main__":
+    main()
