@@ -100,6 +100,22 @@ def mean_line(results: dict) -> str:
     )
 
 
+def describe(recipe: dict) -> str:
+    """How the network was trained."""
+    windows, objective, optimizer = recipe["windows"], recipe["objective"], recipe["optimizer"]
+    weights = ", ".join(f"{name} {weight:g}" for name, weight in objective["weights"])
+    return (
+        f"{recipe['steps']:,} steps of Adam (learning rate {optimizer['learning_rate']:g}, cosine to "
+        f"{optimizer['final']:g} of it, gradients clipped at {optimizer['gradient_clip']:g}, averaged weights with decay "
+        f"{optimizer['ema']:g}), each on windows of up to {windows['length']} frames that hold about "
+        f"{windows['residues']} residues. Strides log-uniform in {windows['stride_min']:g} to {windows['stride_max']:g} ps, "
+        f"{100 * windows['focus_probability']:.0f} % of them {windows['stride_focus']:g} ps. τ log-uniform from "
+        f"{objective['tau_min']:g} ({100 * objective['log_uniform']:.0f} %), else uniform; contextual noise up to "
+        f"{objective['context_tau']:g}. Losses and weights: {weights}; FAPE, distances and clashes for τ up to "
+        f"{objective['geometry_tau']:g} only."
+    )
+
+
 def main() -> None:
     """Render the card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -108,12 +124,8 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.folder
     config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
-    proteins = json.loads((folder / "training_data.json").read_text())
-    recipe = (
-        json.loads((folder / "training_data.json").with_name("recipe.json").read_text())
-        if (folder / "recipe.json").exists()
-        else None
-    )
+    listing = json.loads((folder / "training_data.json").read_text())
+    proteins, recipe = listing["proteins"], listing["recipe"]
     held_out, training = read(arguments.results / "fidelity.json"), read(arguments.results / "fidelity-training.json")
     speed = read(arguments.results / "speed.json")
     with safe_open(folder / "model.safetensors", "pt") as file:
@@ -137,7 +149,7 @@ def main() -> None:
         count=len(proteins),
         total=sum(sum(p["picoseconds"]) for p in proteins) / 1000,
         held_out=", ".join(held_out["proteins"]),
-        recipe=(folder / "RECIPE.md").read_text() if recipe is None and (folder / "RECIPE.md").exists() else RECIPE,
+        recipe=describe(recipe),
         proteins="\n".join(rows),
         stride=held_out["settings"]["stride"],
         seeds=len(held_out["settings"]["seeds"]),

@@ -128,6 +128,23 @@ def load_proteins(folders: Sequence[str | os.PathLike[str]], exclude: Sequence[s
     return [found[name] for name in sorted(found)]
 
 
+def write_training_data(folder: Path, proteins: Sequence[ProteinData], recipe: Recipe) -> None:
+    """List what is trained on, by name and sequence, and how, in ``training_data.json`` beside the weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    listing = [
+        {
+            "name": protein.name,
+            "sequence": protein.sequence,
+            "picoseconds": [round(len(r.backbone) * r.interval, 3) for r in protein.replicas],
+        }
+        for protein in proteins
+    ]
+    temporary = folder / ".partial-training_data.json"
+    settings = {name: value for name, value in asdict(recipe).items() if name != "model"}
+    temporary.write_text(json.dumps({"proteins": listing, "recipe": settings}, indent=1) + "\n")
+    os.replace(temporary, folder / "training_data.json")
+
+
 def train(
     proteins: Sequence[ProteinData],
     output: str | os.PathLike[str],
@@ -177,6 +194,8 @@ def train(
         stride_max=recipe.windows.stride_max,
     )
     (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
+    weights = output / "weights"
+    write_training_data(weights, proteins, recipe)
     torch.manual_seed(recipe.seed)
     network = Network(config)
     if start_from is not None:
@@ -187,7 +206,6 @@ def train(
         done = torch.load(last, map_location="cpu", weights_only=False)["global_step"]
     dataset = WindowDataset(proteins, recipe.windows, recipe.steps)
     loader = DataLoader(_From(dataset, done), batch_size=None, shuffle=False, num_workers=0)
-    weights = output / "weights"
     checkpoint = ModelCheckpoint(
         dirpath=output, filename="step-{step}", every_n_train_steps=recipe.save_every, save_last=True, save_top_k=1
     )

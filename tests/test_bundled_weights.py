@@ -1,0 +1,58 @@
+"""What ships: size, card, and a training list free of the held-out proteins."""
+
+import json
+
+import pytest
+
+from openmm_starmd.model.weights import BUNDLED, bundled_weights, load_weights
+
+HELD_OUT = {
+    "1l2y_A": "NLYIQWLKDGGPSSGRPPPS",
+    "2op7_A": "NEEPLPEGWEIRYTREGVRYFVDHNTRTTTFKDPRNGKS",
+    "2k28_A": "AVESIEKKRIRKGRVEYLVKWRGWSPKYNTWEPEENILDPRLLIAFQNRE",
+    "6okd_A": "GSREGCASRCMKYNDELEKCEARMMSMSNTEEDCEQELEDLLYCLDHCHSQ",
+    "6mrr_A": "GWSTELEKHREELKEFLKKEGITNVEIRIDNGRLEVRVEGGTERLKRFLEELRQKLEKKGYTVDIKIE",
+}
+NAMES = bundled_weights()
+
+
+def identity(first: str, second: str) -> float:
+    """Identical residues of the best global alignment (BLOSUM62, gaps -10/-0.5, free at the ends) over the shorter length."""
+    align = pytest.importorskip("Bio.Align", reason="needs biopython, of the extra `test`")
+    aligner = align.PairwiseAligner(mode="global", open_gap_score=-10.0, extend_gap_score=-0.5)
+    aligner.substitution_matrix = align.substitution_matrices.load("BLOSUM62")
+    aligner.end_gap_score = 0.0
+    best = aligner.align(first, second)[0]
+    return sum(a == b for a, b in zip(best[0], best[1], strict=True)) / min(len(first), len(second))
+
+
+def test_identity_measure_finds_a_near_copy():
+    assert identity(HELD_OUT["1l2y_A"], "DAYAQWLADGGPSSGRPPPS") == pytest.approx(0.8)
+    assert identity(HELD_OUT["1l2y_A"], HELD_OUT["1l2y_A"]) == 1
+
+
+def test_there_are_bundled_weights():
+    assert "starmd-mini-v1" in NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_training_protein_resembles_a_held_out_one(name):
+    listing = json.loads((BUNDLED / name / "training_data.json").read_text())["proteins"]
+    assert len(listing) > 10
+    for protein in listing:
+        for held_out, sequence in HELD_OUT.items():
+            share = identity(protein["sequence"], sequence)
+            assert share <= 0.4, f"{protein['name']} is {100 * share:.0f} % identical to {held_out}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_load_and_fit_their_card(name):
+    weights = load_weights(name)
+    assert weights.name == name
+    files = list((BUNDLED / name).iterdir())
+    assert {f.name for f in files} == {"model.safetensors", "config.json", "training_data.json", "MODEL_CARD.md"}
+    assert sum(f.stat().st_size for f in files) < 25e6
+    card = (BUNDLED / name / "MODEL_CARD.md").read_text()
+    for protein in json.loads((BUNDLED / name / "training_data.json").read_text())["proteins"]:
+        assert protein["name"] in card and protein["sequence"] in card
+        assert len(protein["sequence"]) <= weights.config.max_length
