@@ -152,7 +152,8 @@ def main() -> None:
         f"{result['machine']}, {arguments.threads} thread(s)"
     )
     print(
-        f"stride {stride:g} ps, {arguments.steps} denoising steps, median of {arguments.rounds} rounds of {arguments.seconds:g} s (lowest to highest)\n"
+        f"stride {stride:g} ps, {arguments.steps} denoising steps, median of {arguments.rounds} rounds of "
+        f"{arguments.seconds:g} s (lowest to highest)\n"
     )
     print("| | ns/day |")
     print("|---|---|")

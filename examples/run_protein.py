@@ -2,7 +2,7 @@
 
     python examples/run_protein.py protein.pdb
 
-Without an argument it runs villin, solvent and all, from the openmm package. In the directory it is started in it writes
+Without an argument it runs villin, solvent and all, from the openmm package. Where it is started it writes
 topology.pdb and trajectory.dcd, for any viewer, and run.chk, from which another script can go on.
 """
 
