@@ -21,65 +21,6 @@ from fidelity import means, table
 
 from openmm_starmd.model.config import ModelConfig
 
-TEXT = """\
-# {name}
-
-Weights of openmm_starmd: an anchored, low-noise STAR-MD network ({parameters:,} parameters, {megabytes:.1f} MB), trained from
-scratch on a CPU. MIT licence.
-
-## What it is for
-
-Drawing frames of a single protein chain {stride_min:g} to {stride_max:g} ps apart (default {stride_default:g} ps) at {temperature:g} K, starting
-from a structure, with {steps} denoising steps a frame.
-
-Its clock is that of its training data: OBC2 implicit solvent with Langevin friction of 1/ps, **not** that of water, in
-which proteins move several times more slowly.
-
-## What it is not for
-
-- Folding, unfolding, binding, or any motion rarer than those of its training runs, the longest of which is {longest:g} ps:
-  it has never seen slower ones.
-- Several chains, ligands, metals, nucleic acids, modified residues, membranes: it was trained on bare single chains of
-  up to {max_length} residues.
-- Temperatures other than {temperature:g} K, thermodynamics, kinetics, energies. Frames have none.
-- Side chains: χ angles were trained along, but not measured; `atoms="backbone"` is the default.
-
-## Training data
-
-{count} proteins, {total:.1f} ns in all, made with OpenMM: amber14-all, OBC2 through the native GBSAOBCForce, no cutoff, 300 K,
-LangevinMiddle at 1/ps, 4 fs, hydrogens of 3 amu, a frame every ps, after minimisation and 6 ps of equilibration
-(`openmm-starmd make-data`). About a third of the structures are de novo designs of one family (43 residues). No ATLAS
-data. No chain is more than 40 % identical to a held-out protein ({held_out}); a test checks it
-(identity over the shorter length of a global alignment).
-
-{recipe}
-
-| protein | residues | ps of MD | sequence |
-|---|---|---|---|
-{proteins}
-
-## Measured
-
-One configuration for every figure: these weights, stride {stride:g} ps, {steps} denoising steps, no steering (no projection, rejection
-or resampling), {seeds} seeds, one CPU thread. A frame is valid when bonded neighbouring CA lie within 2.7 to 4.2 Å and no
-other CA pair is under 3.0 Å; validity of the model is counted over {frames} frames, everything else over the time, stride
-and number of frames of the reference. `benchmarks/fidelity.py` makes the tables, `benchmarks/speed.py` the ratio.
-
-### Held-out proteins
-
-{fidelity}
-
-{fidelity_means}
-
-### Proteins trained on, against replicas that were not
-
-{training}
-
-### Speed
-
-{speed}
-"""
-
 
 def read(path: Path) -> dict:
     """JSON of a file that a benchmark wrote."""
@@ -106,9 +47,10 @@ def describe(recipe: dict) -> str:
     weights = ", ".join(f"{name} {weight:g}" for name, weight in objective["weights"])
     return (
         f"{recipe['steps']:,} steps of Adam (learning rate {optimizer['learning_rate']:g}, cosine to "
-        f"{optimizer['final']:g} of it, gradients clipped at {optimizer['gradient_clip']:g}, averaged weights with decay "
+        f"{optimizer['final']:g} of it, gradients clipped at {optimizer['gradient_clip']:g}, averaged with decay "
         f"{optimizer['ema']:g}), each on windows of up to {windows['length']} frames that hold about "
-        f"{windows['residues']} residues. Strides log-uniform in {windows['stride_min']:g} to {windows['stride_max']:g} ps, "
+        f"{windows['residues']} residues. Strides log-uniform in {windows['stride_min']:g} to "
+        f"{windows['stride_max']:g} ps, "
         f"{100 * windows['focus_probability']:.0f} % of them {windows['stride_focus']:g} ps. τ log-uniform from "
         f"{objective['tau_min']:g} ({100 * objective['log_uniform']:.0f} %), else uniform; contextual noise up to "
         f"{objective['context_tau']:g}. Losses and weights: {weights}; FAPE, distances and clashes for τ up to "
@@ -131,35 +73,41 @@ def main() -> None:
     with safe_open(folder / "model.safetensors", "pt") as file:
         parameters = sum(file.get_tensor(key).numel() for key in file.keys())  # noqa: SIM118
     rows = [
-        f"| {p['name']} | {len(p['sequence'])} | {' + '.join(format(x, 'g') for x in p['picoseconds'])} | {p['sequence']} |"
+        " | ".join(
+            ["", p["name"], str(len(p["sequence"])), " + ".join(f"{x:g}" for x in p["picoseconds"]), p["sequence"], ""]
+        ).strip()
         for p in proteins
     ]
     ratios = sorted(speed["ratio"])
-    text = TEXT.format(
-        name=config.name,
-        parameters=parameters,
-        megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
-        stride_min=config.stride_min,
-        stride_max=config.stride_max,
-        stride_default=config.stride_default,
-        temperature=config.temperature,
-        steps=config.steps,
-        longest=max(max(p["picoseconds"]) for p in proteins),
-        max_length=config.max_length,
-        count=len(proteins),
-        total=sum(sum(p["picoseconds"]) for p in proteins) / 1000,
-        held_out=", ".join(held_out["proteins"]),
-        recipe=describe(recipe),
-        proteins="\n".join(rows),
-        stride=held_out["settings"]["stride"],
-        seeds=len(held_out["settings"]["seeds"]),
-        frames=held_out["settings"]["frames"],
-        fidelity=table(held_out["proteins"], held_out["means"]["best_network"]),
-        fidelity_means=mean_line(held_out),
-        training=table(training["proteins"], training["means"]["best_network"]) + "\n\n" + mean_line(training),
-        speed=f"{speed['structure']} ({speed['residues']} residues, {speed['atoms']} atoms in the MD), {speed['threads']} "
-        f"thread(s) on either side, {speed['machine']}: {ratios[len(ratios) // 2]:.0f} times the ns/day of OpenMM's CPU "
-        f"platform ({ratios[0]:.0f} to {ratios[-1]:.0f} over {len(ratios)} rounds).",
+    text = (
+        (Path(__file__).parent / "model_card.template.md")
+        .read_text()
+        .format(
+            name=config.name,
+            parameters=parameters,
+            megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
+            stride_min=config.stride_min,
+            stride_max=config.stride_max,
+            stride_default=config.stride_default,
+            temperature=config.temperature,
+            steps=config.steps,
+            longest=max(max(p["picoseconds"]) for p in proteins),
+            max_length=config.max_length,
+            count=len(proteins),
+            total=sum(sum(p["picoseconds"]) for p in proteins) / 1000,
+            held_out=", ".join(held_out["proteins"]),
+            recipe=describe(recipe),
+            proteins="\n".join(rows),
+            stride=held_out["settings"]["stride"],
+            seeds=len(held_out["settings"]["seeds"]),
+            frames=held_out["settings"]["frames"],
+            fidelity=table(held_out["proteins"], held_out["means"]["best_network"]),
+            fidelity_means=mean_line(held_out),
+            training=table(training["proteins"], training["means"]["best_network"]) + "\n\n" + mean_line(training),
+            speed=f"{speed['structure']} ({speed['residues']} residues, {speed['atoms']} atoms in the MD), {speed['threads']} "
+            f"thread(s) on either side, {speed['machine']}: {ratios[len(ratios) // 2]:.0f} times the ns/day of OpenMM's CPU "
+            f"platform ({ratios[0]:.0f} to {ratios[-1]:.0f} over {len(ratios)} rounds).",
+        )
     )
     temporary = folder / ".partial-MODEL_CARD.md"
     temporary.write_text(text)

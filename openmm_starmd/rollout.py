@@ -12,7 +12,7 @@ and restored sees the same bits as an unbroken one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from openmm_starmd.diffusion import igso3
 from openmm_starmd.diffusion.multistep import Multistep
 from openmm_starmd.diffusion.process import forward_noise
-from openmm_starmd.diffusion.samplers import EulerMaruyama, Posterior, prior
+from openmm_starmd.diffusion.samplers import EulerMaruyama, Posterior, Sampler, prior
 from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids, rigids_from_backbone, superpose, superposition
 from openmm_starmd.model.attention import KVCache
 from openmm_starmd.model.features import Features
@@ -34,7 +34,11 @@ if TYPE_CHECKING:
     from openmm_starmd.protein import Protein
 
 
-SAMPLERS = {"euler-maruyama": EulerMaruyama, "posterior": Posterior, "multistep": Multistep}
+SAMPLERS: dict[str, Callable[..., Sampler]] = {
+    "euler-maruyama": EulerMaruyama,
+    "posterior": Posterior,
+    "multistep": Multistep,
+}
 
 
 class Frame(NamedTuple):
@@ -234,7 +238,8 @@ class Rollout:
         noise = torch.stack(
             [keyed_normal((settings.steps, residues, 7), seed, self.offset + number, "frame") for seed in self.seeds], 1
         ).to(device=self.device, dtype=self.dtype)[:, :, None]  # [steps, B, 1, N, 7]
-        rigids, previous = prior(noise[0]), None
+        rigids = prior(noise[0])
+        previous: tuple[Rigids, Tensor] | None = None
         for k in range(settings.steps):
             prediction = self.network(self._conditions, self._as_noisy(rigids, self.timesteps[k]), cache=self._cache)
             if k + 1 < settings.steps:
@@ -243,8 +248,7 @@ class Rollout:
                 previous = (prediction.rigids, tau)
         drawn = prediction.rigids.map(lambda x: x[:, 0]).to("cpu", torch.float64)
         backbone = backbone_from_rigids(drawn, self._local)
-        previous = self._frames[self.count]
-        rotation, shift = superposition(backbone[:, :, 1], previous[:, :, 1])
+        rotation, shift = superposition(backbone[:, :, 1], self._frames[self.count][:, :, 1])
         backbone = backbone @ rotation.transpose(-1, -2)[:, None] + shift[:, None, None]
         angles = prediction.torsions[:, 0].to("cpu", torch.float64)
         self._append(number, backbone)

@@ -59,9 +59,7 @@ def wobbling_frames(features: Features, frames: int, samples: int = 1, seed: int
     n = features.length
     walk = torch.randn(samples, frames, n, 6, generator=generator, dtype=torch.float64).cumsum(1) * size / 2
     walk = (walk + walk.roll(1, 2) + walk.roll(-1, 2)) / 3
-    rigids = Rigids(
-        reference.rotations @ exp_map(2 * walk[..., 3:]), reference.translations + walk[..., :3]
-    )
+    rigids = Rigids(reference.rotations @ exp_map(2 * walk[..., 3:]), reference.translations + walk[..., :3])
     return chained(rigids).to(features.reference.translations.dtype)
 
 

@@ -17,7 +17,7 @@ NAMES = bundled_weights()
 
 
 def identity(first: str, second: str) -> float:
-    """Identical residues of the best global alignment (BLOSUM62, gaps -10/-0.5, free at the ends) over the shorter length."""
+    """Identical residues of the best global alignment (BLOSUM62, end gaps free) over the shorter length."""
     align = pytest.importorskip("Bio.Align", reason="needs biopython, of the extra `test`")
     aligner = align.PairwiseAligner(mode="global", open_gap_score=-10.0, extend_gap_score=-0.5)
     aligner.substitution_matrix = align.substitution_matrices.load("BLOSUM62")

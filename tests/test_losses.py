@@ -76,9 +76,7 @@ def test_gradient_is_that_of_finite_differences(name):
         direction = [torch.randn(zero.shape, generator=generator, dtype=torch.float64) for _ in range(2)]
         with torch.no_grad():
             ahead, behind = (loss(step * direction[0], step * direction[1]) for step in (1e-6, -1e-6))
-        analytic = sum(
-            (g * d).sum() for g, d in zip((zero.grad, turn.grad), direction, strict=True) if g is not None
-        )
+        analytic = sum((g * d).sum() for g, d in zip((zero.grad, turn.grad), direction, strict=True) if g is not None)
         assert analytic == pytest.approx(float(ahead - behind) / 2e-6, rel=1e-4, abs=1e-6)
 
 
@@ -92,7 +90,9 @@ def test_translation_score_loss_is_the_score_error_over_its_norm():
     scores = [score_translation(x, r.translations, TAU, SCHEDULE) for r in (wrong, truth)]
     error = (scores[0] - scores[1]).square().sum(-1).mean(-1)
     expected = error * SCHEDULE.sigma_translation(TAU) ** 2 / 3
-    assert torch.allclose(losses.translation_score_loss(wrong.translations, truth.translations, TAU, SCHEDULE), expected)
+    assert torch.allclose(
+        losses.translation_score_loss(wrong.translations, truth.translations, TAU, SCHEDULE), expected
+    )
 
 
 def test_torsion_loss_knows_symmetric_side_chains():

@@ -84,7 +84,9 @@ def test_rotating_every_frame_rotates_the_prediction(form, dtype, tolerance):
 @pytest.mark.parametrize("form", ["mini", "paper"])
 def test_reference_pose_does_not_matter(form):
     network, batch, data = noised(form)
-    turned = batch.features.with_reference(batch.features.reference.moved(random_rotation(5, torch.float32), torch.ones(3)))
+    turned = batch.features.with_reference(
+        batch.features.reference.moved(random_rotation(5, torch.float32), torch.ones(3))
+    )
     mask = block_causal_mask(4, 12)
     first = network(network.condition(batch.features), data.frames, mask)
     second = network(network.condition(turned), data.frames, mask)

@@ -197,5 +197,3 @@ def test_weights_round_trip_and_refuse_what_does_not_fit(tmp_path):
     (tmp_path / "w" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="not a configuration"):
         load_weights(tmp_path / "w")
-
-

@@ -79,9 +79,7 @@ def rigids_from_backbone(backbone: Tensor) -> Rigids:
 
 # Ideal N, CA, C and CB in the residue's axes, nm, from bond lengths 1.459, 1.525, 1.530 Å and angles N-CA-C 111.0°,
 # N-CA-CB 110.6°, C-CA-CB 110.6° (Engh and Huber 2001, averaged over residue types), L chirality.
-IDEAL_BACKBONE = torch.tensor(
-    [[-0.05229, 0.13621, 0.0], [0.0, 0.0, 0.0], [0.1525, 0.0, 0.0]], dtype=torch.float64
-)
+IDEAL_BACKBONE = torch.tensor([[-0.05229, 0.13621, 0.0], [0.0, 0.0, 0.0], [0.1525, 0.0, 0.0]], dtype=torch.float64)
 IDEAL_CB = torch.tensor([-0.05383, -0.07833, -0.11990], dtype=torch.float64)
 
 

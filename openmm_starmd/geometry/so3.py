@@ -1,6 +1,7 @@
 """Rotations in three dimensions: exponential and logarithm maps, quaternions, uniform draws.
 
-Every function is pure, batched over leading dimensions, differentiable, and finite for every rotation.
+Every function is pure, batched over leading dimensions, and finite for every rotation; gradients are too, but for
+:func:`angle_of`, which has none at the identity.
 """
 
 from __future__ import annotations
@@ -76,10 +77,42 @@ def matrix_to_quaternion(matrix: Tensor) -> Tensor:
     # Rows of 4 q qᵀ: any row is the quaternion up to scale, the one with the largest diagonal is safe.
     rows = torch.stack(
         [
-            torch.stack([1 + d0 + d1 + d2, m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]], -1),
-            torch.stack([m[..., 2, 1] - m[..., 1, 2], 1 + d0 - d1 - d2, m[..., 0, 1] + m[..., 1, 0], m[..., 0, 2] + m[..., 2, 0]], -1),
-            torch.stack([m[..., 0, 2] - m[..., 2, 0], m[..., 0, 1] + m[..., 1, 0], 1 - d0 + d1 - d2, m[..., 1, 2] + m[..., 2, 1]], -1),
-            torch.stack([m[..., 1, 0] - m[..., 0, 1], m[..., 0, 2] + m[..., 2, 0], m[..., 1, 2] + m[..., 2, 1], 1 - d0 - d1 + d2], -1),
+            torch.stack(
+                [
+                    1 + d0 + d1 + d2,
+                    m[..., 2, 1] - m[..., 1, 2],
+                    m[..., 0, 2] - m[..., 2, 0],
+                    m[..., 1, 0] - m[..., 0, 1],
+                ],
+                -1,
+            ),
+            torch.stack(
+                [
+                    m[..., 2, 1] - m[..., 1, 2],
+                    1 + d0 - d1 - d2,
+                    m[..., 0, 1] + m[..., 1, 0],
+                    m[..., 0, 2] + m[..., 2, 0],
+                ],
+                -1,
+            ),
+            torch.stack(
+                [
+                    m[..., 0, 2] - m[..., 2, 0],
+                    m[..., 0, 1] + m[..., 1, 0],
+                    1 - d0 + d1 - d2,
+                    m[..., 1, 2] + m[..., 2, 1],
+                ],
+                -1,
+            ),
+            torch.stack(
+                [
+                    m[..., 1, 0] - m[..., 0, 1],
+                    m[..., 0, 2] + m[..., 2, 0],
+                    m[..., 1, 2] + m[..., 2, 1],
+                    1 - d0 - d1 + d2,
+                ],
+                -1,
+            ),
         ],
         dim=-2,
     )  # [..., 4, 4]

@@ -60,8 +60,8 @@ class InvariantPointAttention(nn.Module):
         # -w/2 Σ|q - k|² written as one dot product of widened queries and keys, so that it costs one matmul
         weight = nn.functional.softplus(self.point_weight) * math.sqrt(2 / (9 * p))  # [H]
         half = -0.5 * weight
-        q_square = (half[:, None] * q_points.square().sum((-1, -2))[..., None])  # [..., N, H, 1]
-        k_square = (half[:, None] * k_points.square().sum((-1, -2))[..., None])
+        q_square = half[:, None] * q_points.square().sum((-1, -2))[..., None]  # [..., N, H, 1]
+        k_square = half[:, None] * k_points.square().sum((-1, -2))[..., None]
         one = torch.ones_like(q_square)
         query = torch.cat([q * self.hidden**-0.5, weight[:, None] * q_points.flatten(-2), q_square, one], dim=-1)
         key = torch.cat([k, k_points.flatten(-2), one, k_square], dim=-1)
@@ -76,6 +76,4 @@ class InvariantPointAttention(nn.Module):
         mixed_points = mixed_points @ rotations  # back in the residue's own axes
         lengths = (mixed_points.square().sum(-1) + 1e-8).sqrt()
         pairs = attention.movedim(-3, -2) @ z  # [..., N, H, c_z]
-        return self.out(
-            torch.cat([scalars.flatten(-2), mixed_points.flatten(-2), lengths, pairs.flatten(-2)], dim=-1)
-        )
+        return self.out(torch.cat([scalars.flatten(-2), mixed_points.flatten(-2), lengths, pairs.flatten(-2)], dim=-1))

@@ -125,7 +125,8 @@ class Block(nn.Module):
             z = self.edges(s, z)
         shift, turn = self.update(self.update_norm(s)).to(rigids.translations.dtype).split(3, dim=-1)
         step = Rigids(
-            exp_map(estimate.scale_rotation[..., None, None] * turn), estimate.scale_translation[..., None, None] * shift
+            exp_map(estimate.scale_rotation[..., None, None] * turn),
+            estimate.scale_translation[..., None, None] * shift,
         )
         return s, z, rigids.compose(step)
 
@@ -142,7 +143,10 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.conditioner = Conditioner(config)
-        self.single, self.pair = nn.Linear(config.conditioner_s, config.c_s), nn.Linear(config.conditioner_z, config.c_z)
+        self.single, self.pair = (
+            nn.Linear(config.conditioner_s, config.c_s),
+            nn.Linear(config.conditioner_z, config.c_z),
+        )
         self.pose = nn.Linear(18, config.c_s)
         self.distance = nn.Linear(DISTANCE_BINS, config.c_z)
         self.pair_norm = nn.LayerNorm(config.c_z)

@@ -48,7 +48,8 @@ def load_weights(weights: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> Weights:
     Parameters
     ----------
     weights : str or path
-        Name of bundled weights, a directory with ``model.safetensors`` and ``config.json``, or the safetensors file in it.
+        Name of bundled weights, a directory with ``model.safetensors`` and ``config.json``, or the safetensors file in
+        such a directory.
 
     Returns
     -------

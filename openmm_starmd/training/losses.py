@@ -21,7 +21,9 @@ CONTACT = 0.6  # nm, pairs of the distance map
 CLASH = 0.36  # nm; MD keeps non-neighbouring CA further apart, and a frame with a pair under 0.30 is not valid
 
 
-def standardized_error(predicted: Rigids, truth: Rigids, scale_translation: Tensor, scale_rotation: Tensor) -> tuple[Tensor, Tensor]:
+def standardized_error(
+    predicted: Rigids, truth: Rigids, scale_translation: Tensor, scale_rotation: Tensor
+) -> tuple[Tensor, Tensor]:
     """Squared errors of translations and rotations in units of what is unknowable at each noise level.
 
     With the scales of :func:`openmm_starmd.model.frames.initial_estimate` this is the loss of Karras et al. (2022,

@@ -270,5 +270,7 @@ def objective(network: Network, batch: Batch, settings: ObjectiveSettings) -> tu
         name: (value * counted).sum() / counted.sum().clamp(min=1)
         for name, value in loss_terms(network, batch, noised, prediction, settings).items()
     }
-    total = sum((weight * terms[name] for name, weight in settings.weights), start=torch.zeros((), device=counted.device))
+    total = sum(
+        (weight * terms[name] for name, weight in settings.weights), start=torch.zeros((), device=counted.device)
+    )
     return total, terms
