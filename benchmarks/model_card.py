@@ -104,9 +104,9 @@ def main() -> None:
             fidelity=table(held_out["proteins"], held_out["means"]["best_network"]),
             fidelity_means=mean_line(held_out),
             training=table(training["proteins"], training["means"]["best_network"]) + "\n\n" + mean_line(training),
-            speed=f"{speed['structure']} ({speed['residues']} residues, {speed['atoms']} atoms in the MD), {speed['threads']} "
-            f"thread(s) on either side, {speed['machine']}: {ratios[len(ratios) // 2]:.0f} times the ns/day of OpenMM's CPU "
-            f"platform ({ratios[0]:.0f} to {ratios[-1]:.0f} over {len(ratios)} rounds).",
+            speed=f"{speed['structure']} ({speed['residues']} residues, {speed['atoms']} atoms in the MD), "
+            f"{speed['threads']} thread(s) on either side, {speed['machine']}: {ratios[len(ratios) // 2]:.0f} times "
+            f"the ns/day of OpenMM's CPU platform ({ratios[0]:.0f} to {ratios[-1]:.0f} over {len(ratios)} rounds).",
         )
     )
     temporary = folder / ".partial-MODEL_CARD.md"

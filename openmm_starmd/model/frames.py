@@ -11,7 +11,6 @@ from openmm_starmd.geometry.rigid import Rigids, superpose
 from openmm_starmd.geometry.so3 import exp_map, log_map
 from openmm_starmd.model.config import ModelConfig
 
-
 NEIGHBOURHOODS = (0.6, 1.2)
 """Radii of the Gaussian neighbourhoods over which noisy displacements are averaged, nm."""
 
