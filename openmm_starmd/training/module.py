@@ -11,12 +11,8 @@ from torch import Tensor, nn
 
 from openmm_starmd.data.windows import Batch
 from openmm_starmd.model.network import Network
+from openmm_starmd.training.extra import lightning
 from openmm_starmd.training.objective import ObjectiveSettings, objective
-
-try:
-    import lightning
-except ImportError as error:  # pragma: no cover - depends on the environment
-    raise ImportError("training needs Lightning: pip install 'openmm_starmd[train]'") from error
 
 
 @dataclass(frozen=True)

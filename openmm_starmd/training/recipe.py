@@ -8,10 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, Dataset
 
 from openmm_starmd.data.trajectories import ProteinData, load_protein
@@ -19,6 +16,7 @@ from openmm_starmd.data.windows import Batch, WindowDataset, WindowSettings
 from openmm_starmd.model.config import ModelConfig, preset
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import save_weights
+from openmm_starmd.training.extra import Callback, CSVLogger, ModelCheckpoint, lightning
 from openmm_starmd.training.module import OptimizerSettings, StarMDModule
 from openmm_starmd.training.objective import ObjectiveSettings, recipe_objective
 
