@@ -1,16 +1,26 @@
-"""How much and where a protein moves: RMSD, radius of gyration, RMSF, RMSD against lag, and how two runs compare.
+"""How much and where a protein moves: RMSD, radius of gyration, RMSF, contacts, RMSD against lag, and how runs compare.
 
-Every function takes Cα positions as arrays [frames, N, 3] in nm and returns nm.
+The functions take Cα positions as arrays [frames, N, 3] in nm and return nm. What grows with both frames and pairs is
+worked through in chunks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import mdtraj
 import numpy as np
 from numpy.typing import NDArray
 
+from openmm_starmd.analysis.validity import alpha_carbons
+
 Array = NDArray[np.float64]
+
+CONTACT = 0.8  # nm between Cα
+CONTACT_SEPARATION = 3  # residues along the chain
+
+# Frames per chunk are chosen so that one array of distances stays below this many numbers (64 MB).
+_CHUNK = 8_000_000
 
 
 def superpose(moving: NDArray[np.floating], target: NDArray[np.floating]) -> Array:
@@ -52,8 +62,13 @@ def rmsd(frames: NDArray[np.floating], target: NDArray[np.floating]) -> Array:
     ndarray [frames]
         nm.
     """
-    difference = superpose(frames, target) - target
-    return np.sqrt((difference**2).sum(-1).mean(-1))
+    target = np.asarray(target)
+    result = np.empty(len(frames))
+    for begin in range(0, len(frames), 1000):
+        part = slice(begin, begin + 1000)
+        goal = target if target.ndim == 2 else target[part]
+        result[part] = np.sqrt(((superpose(frames[part], goal) - goal) ** 2).sum(-1).mean(-1))
+    return result
 
 
 def radius_of_gyration(frames: NDArray[np.floating]) -> Array:
@@ -136,6 +151,102 @@ def rmsd_against_lag(frames: NDArray[np.floating], lags: Sequence[int]) -> Array
         if not 1 <= lag < len(frames):
             raise ValueError(f"lag {lag} does not fit {len(frames)} frames: choose 1 to {len(frames) - 1}")
     return np.array([rmsd(frames[lag:], frames[:-lag]).mean() for lag in lags])
+
+
+def pairwise_rmsd(frames: NDArray[np.floating], others: NDArray[np.floating] | None = None, most: int = 200) -> Array:
+    """RMSD between all pairs of evenly picked frames.
+
+    Parameters
+    ----------
+    frames : ndarray [frames, N, 3]
+        nm.
+    others : ndarray [frames, N, 3], optional
+        The other side of each pair, nm; `frames` by default.
+    most : int
+        Frames picked from each at most.
+
+    Returns
+    -------
+    ndarray [picked, picked]
+        nm.
+    """
+    rows, columns = (_pick(x, most) for x in (frames, frames if others is None else others))
+    return np.stack([rmsd(columns, row) for row in rows])
+
+
+def _pick(frames: NDArray[np.floating], most: int) -> NDArray[np.floating]:
+    """At most so many frames, evenly spread from the first to the last."""
+    if len(frames) <= most:
+        return frames
+    return frames[np.linspace(0, len(frames) - 1, most).round().astype(int)]
+
+
+def contact_probabilities(frames: NDArray[np.floating], cutoff: float = CONTACT) -> Array:
+    """How often pairs of residues are in contact.
+
+    Parameters
+    ----------
+    frames : ndarray [frames, N, 3]
+        nm.
+    cutoff : float
+        Largest distance of two Cα in contact, nm.
+
+    Returns
+    -------
+    ndarray [N, N]
+        0 to 1, symmetric; nan for pairs closer than three residues along the sequence.
+    """
+    n = frames.shape[1]
+    rows, columns = np.triu_indices(n, CONTACT_SEPARATION)
+    counts = np.zeros(len(rows))
+    size = max(1, _CHUNK // max(1, 3 * len(rows)))
+    for begin in range(0, len(frames), size):
+        part = np.asarray(frames[begin : begin + size])
+        squares = ((part[:, rows] - part[:, columns]) ** 2).sum(-1)
+        counts += (squares < cutoff**2).sum(0)
+    result = np.full((n, n), np.nan)
+    result[rows, columns] = result[columns, rows] = counts / max(1, len(frames))
+    return result
+
+
+def secondary_structure(trajectory: mdtraj.Trajectory) -> NDArray[np.str_] | None:
+    """Secondary structure by DSSP (Kabsch and Sander 1983), in three classes.
+
+    Parameters
+    ----------
+    trajectory : mdtraj.Trajectory
+
+    Returns
+    -------
+    ndarray [frames, N] of str, or None
+        H, E or C for the residues with a Cα; None unless each of them has N, CA, C and O.
+    """
+    residues = [trajectory.topology.atom(i).residue for i in alpha_carbons(trajectory.topology)]
+    if not all({"N", "C", "O"} <= {a.name for a in residue.atoms} for residue in residues):
+        return None
+    columns = [residue.index for residue in residues]
+    result = np.empty((trajectory.n_frames, len(columns)), dtype="<U1")
+    for begin in range(0, trajectory.n_frames, 500):
+        codes = mdtraj.compute_dssp(trajectory[begin : begin + 500], simplified=True)
+        result[begin : begin + 500] = codes[:, columns]
+    return result
+
+
+def persistence(codes: NDArray[np.str_], start: NDArray[np.str_]) -> Array:
+    """How long secondary structure lasts.
+
+    Parameters
+    ----------
+    codes : ndarray [frames, N] of str
+    start : ndarray [N] of str
+
+    Returns
+    -------
+    ndarray [N]
+        Share of the frames in which a residue of a helix or strand in `start` is still in one of that kind; nan for
+        other residues.
+    """
+    return np.where(start == "C", np.nan, (codes == start).mean(0))
 
 
 def correlation(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
