@@ -165,7 +165,8 @@ def run(
     )
     drawn, seconds = simulation.currentStep - done, time.perf_counter() - began
     speed = 86.4 * drawn * settings.stride / seconds if drawn else float("nan")
-    if not interrupted:
+    # asked for no more than there is, a run keeps the summary and the speed it has
+    if not interrupted and (drawn or not (folder / "summary.json").exists()):
         _summarise(folder, trajectory_path, settings, speed)
     return Outcome(simulation.currentStep, interrupted, speed)
 
