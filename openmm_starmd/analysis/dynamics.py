@@ -1,8 +1,8 @@
 """How a run moves in time, beside a reference: autocorrelation, slow modes, kinetics between the reference's states.
 
 Everything takes Cα positions or projections of runs that are equal in stride and number of frames
-(:mod:`openmm_starmd.analysis.matching`); lags are in frames. deeptime (Hoffmann et al. 2022, Mach. Learn.: Sci. Technol.
-3, 015009) does the estimation and is imported only where it is needed.
+(:mod:`openmm_starmd.analysis.matching`); lags are in frames. deeptime (Hoffmann et al. 2022, Mach. Learn.: Sci.
+Technol. 3, 015009) does tICA, k-means and Markov models, and is imported only where it is needed.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def autocorrelation(points: NDArray[np.floating], lags: Sequence[int]) -> Array:
     Returns
     -------
     ndarray [lags]
-        C(l) = Σ_k ⟨δx_k(t) δx_k(t+l)⟩ / Σ_k ⟨δx_k²⟩, the deviations from the run's own mean; 1 at lag 0, nan for a run that
-        does not move.
+        C(l) = Σ_k ⟨δx_k(t) δx_k(t+l)⟩ / Σ_k ⟨δx_k²⟩, deviations from the run's own mean; 1 at lag 0, nan for a run
+        that does not move.
 
     Raises
     ------

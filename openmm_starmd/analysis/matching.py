@@ -7,6 +7,7 @@ equal by thinning the finer and cutting the longer one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mdtraj
@@ -20,19 +21,19 @@ FEWEST = 2
 
 @dataclass(frozen=True)
 class Match:
-    """How two trajectories become equal.
+    """How trajectories become equal.
 
     Attributes
     ----------
     steps : tuple of int
-        Every so many frames of the first and of the second are taken.
+        Every so many frames of each are taken.
     frames : int
-        Frames that both have then.
+        Frames that all have then.
     stride : float
         ps between them.
     """
 
-    steps: tuple[int, int]
+    steps: tuple[int, ...]
     frames: int
     stride: float
 
@@ -67,20 +68,20 @@ def stride_of(trajectory: mdtraj.Trajectory) -> float:
     slack = 1e-3 * abs(stride) + 4 * np.spacing(np.float32(np.abs(trajectory.time).max()))
     if stride <= 0 or np.abs(steps - stride).max() > slack:
         raise ValueError(
-            f"the times of the trajectory are not evenly spaced ({steps.min():g} to {steps.max():g} ps between frames): "
-            "give the time between frames by hand"
+            f"the times of the trajectory are not evenly spaced ({steps.min():g} to {steps.max():g} ps between "
+            "frames): give the time between frames by hand"
         )
     return stride
 
 
-def plan(frames: tuple[int, int], strides: tuple[float, float], at_most: int | None = None) -> Match:
-    """How to match two trajectories.
+def plan(frames: Sequence[int], strides: Sequence[float], at_most: int | None = None) -> Match:
+    """How to match trajectories.
 
     Parameters
     ----------
-    frames : (int, int)
+    frames : sequence of int
         Frames of each.
-    strides : (float, float)
+    strides : sequence of float
         ps between their frames.
     at_most : int, optional
         Upper bound on the frames taken.
@@ -88,12 +89,12 @@ def plan(frames: tuple[int, int], strides: tuple[float, float], at_most: int | N
     Returns
     -------
     Match
-        The finer one is thinned to the stride of the coarser, the longer one cut.
+        The finer ones are thinned to the stride of the coarsest, the longer ones cut.
 
     Raises
     ------
     ValueError
-        If neither stride is a multiple of the other, or fewer than two frames would be left.
+        If a stride is not a whole part of the coarsest, or fewer than two frames would be left.
     """
     coarse = max(strides)
     steps = []
@@ -103,19 +104,19 @@ def plan(frames: tuple[int, int], strides: tuple[float, float], at_most: int | N
         step = round(coarse / stride)
         if abs(step * stride - coarse) > 1e-3 * coarse:
             raise ValueError(
-                f"strides of {strides[0]:g} and {strides[1]:g} ps cannot be matched: make one a whole multiple of the "
-                "other, by drawing or saving frames at another stride"
+                f"strides of {stride:g} and {coarse:g} ps cannot be matched: make one a whole multiple of the other, "
+                "by drawing or saving frames at another stride"
             )
         steps.append(step)
     count = min(-(-n // step) for n, step in zip(frames, steps, strict=True))
     if at_most is not None:
         count = min(count, at_most)
     if count < FEWEST:
+        each = ", ".join(f"{n} frames of {stride:g} ps" for n, stride in zip(frames, strides, strict=True))
         raise ValueError(
-            f"{frames[0]} frames of {strides[0]:g} ps and {frames[1]} of {strides[1]:g} ps share only {count} frames of "
-            f"{coarse:g} ps: at least two are needed, so make the shorter trajectory longer"
+            f"{each}: they share {count} frame of {coarse:g} ps, and at least two are needed: make the shortest longer"
         )
-    return Match((steps[0], steps[1]), count, coarse)
+    return Match(tuple(steps), count, coarse)
 
 
 def match(
@@ -142,10 +143,8 @@ def match(
         If the residues differ or the strides cannot be matched.
     """
     require_same_residues(first.topology, second.topology)
-    own = tuple(
-        stride_of(run) if stride is None else stride for run, stride in zip((first, second), strides, strict=True)
-    )
-    how = plan((first.n_frames, second.n_frames), own)  # type: ignore[arg-type]
+    own = [stride_of(run) if stride is None else stride for run, stride in zip((first, second), strides, strict=True)]
+    how = plan((first.n_frames, second.n_frames), own)
     return first[:: how.steps[0]][: how.frames], second[:: how.steps[1]][: how.frames], how
 
 

@@ -36,11 +36,8 @@ def gnm_rmsf(alphas: NDArray[np.floating], cutoff: float = GNM_CUTOFF) -> Array:
     ⟨ΔR_i²⟩ is proportional to the diagonal of the pseudo-inverse of the Kirchhoff matrix Γ (Bahar, Atilgan and Erman
     1997, Fold. Des. 2, 173, eqs. 2 to 5; Haliloglu, Bahar and Erman 1997, Phys. Rev. Lett. 79, 3090).
     """
-    distances = np.linalg.norm(alphas[:, None] - alphas[None], axis=-1)
-    kirchhoff = -(distances < cutoff).astype(np.float64)
-    np.fill_diagonal(kirchhoff, 0.0)
-    np.fill_diagonal(kirchhoff, -kirchhoff.sum(1))
-    return np.sqrt(np.diag(_pseudo_inverse(kirchhoff, 1)))
+    values, vectors = stiff_modes(kirchhoff(alphas, cutoff), 1)
+    return np.sqrt((vectors**2 / values).sum(1))
 
 
 def anm_rmsf(alphas: NDArray[np.floating], cutoff: float = ANM_CUTOFF) -> Array:
@@ -63,6 +60,21 @@ def anm_rmsf(alphas: NDArray[np.floating], cutoff: float = ANM_CUTOFF) -> Array:
     ⟨ΔR_i²⟩ is proportional to the trace of the i-th 3 x 3 block of the pseudo-inverse of the Hessian (Atilgan et al.
     2001, Biophys. J. 80, 505, eqs. 3 to 10; Doruker, Atilgan and Bahar 2000, Proteins 40, 512).
     """
+    values, vectors = stiff_modes(hessian(alphas, cutoff), 6)
+    return np.sqrt((vectors**2 / values).sum(1).reshape(-1, 3).sum(1))
+
+
+def kirchhoff(alphas: NDArray[np.floating], cutoff: float) -> Array:
+    """Connectivity matrix [N, N] of the Gaussian network of Cα positions [N, 3] in nm."""
+    distances = np.linalg.norm(alphas[:, None] - alphas[None], axis=-1)
+    matrix = -(distances < cutoff).astype(np.float64)
+    np.fill_diagonal(matrix, 0.0)
+    np.fill_diagonal(matrix, -matrix.sum(1))
+    return matrix
+
+
+def hessian(alphas: NDArray[np.floating], cutoff: float) -> Array:
+    """Second derivatives [3N, 3N] of the anisotropic network of Cα positions [N, 3] in nm, springs of 1."""
     n = len(alphas)
     difference = np.asarray(alphas, dtype=np.float64)[:, None] - alphas[None]  # [N, N, 3]
     square = (difference**2).sum(-1)
@@ -71,17 +83,30 @@ def anm_rmsf(alphas: NDArray[np.floating], cutoff: float = ANM_CUTOFF) -> Array:
     # off-diagonal super-elements are minus the projector on the line between the two residues
     blocks = -np.where(joined, 1.0 / safe, 0.0)[..., None, None] * difference[..., :, None] * difference[..., None, :]
     blocks[np.arange(n), np.arange(n)] = -blocks.sum(1)
-    hessian = blocks.transpose(0, 2, 1, 3).reshape(3 * n, 3 * n)
-    return np.sqrt(np.diag(_pseudo_inverse(hessian, 6)).reshape(n, 3).sum(1))
+    return blocks.transpose(0, 2, 1, 3).reshape(3 * n, 3 * n)
 
 
-def _pseudo_inverse(matrix: Array, rigid_modes: int) -> Array:
-    """Inverse over the modes of non-zero stiffness.
+def stiff_modes(matrix: Array, rigid_modes: int) -> tuple[Array, Array]:
+    """Modes of non-zero stiffness.
 
+    Parameters
+    ----------
+    matrix : ndarray [size, size]
+    rigid_modes : int
+        Modes of rigid motion, left out.
+
+    Returns
+    -------
+    values : ndarray [modes]
+        Stiffness, the softest first.
+    vectors : ndarray [size, modes]
+
+    Notes
+    -----
     A network that is not held together has more zero modes than its rigid motions; they carry no information on the
     shape of the fluctuations and are left out as well.
     """
     values, vectors = scipy.linalg.eigh(matrix)
     keep = values > 1e-8 * max(values[-1], 1e-300)
     keep[:rigid_modes] = False
-    return (vectors[:, keep] / values[keep]) @ vectors[:, keep].T
+    return values[keep], vectors[:, keep]

@@ -400,3 +400,10 @@ def stereochemistry(trajectory: mdtraj.Trajectory, bonded: NDArray[np.bool_] | N
             a, b, c = (p[:, :, k] - p[:, :, 0] for k in (1, 2, 3))
             inverted[part] = (~((np.cross(a, b) * c).sum(-1) > 0)).sum(1)
     return Stereochemistry(**shares, inverted=inverted, judged=judged)
+
+
+def of_trace(frames: int) -> Stereochemistry:
+    """The verdict on frames of Cα alone: nothing to judge."""
+    nothing = [np.full(frames, np.nan) for _ in range(5)]
+    names = ("bonds", "planes", "ramachandran", "rotamers", "centers")
+    return Stereochemistry(*nothing, inverted=np.zeros(frames, dtype=np.int64), judged=dict.fromkeys(names, 0))
