@@ -169,7 +169,7 @@ class StarMDIntegrator(HistoryIntegrator):
         return None
 
     def _restore(self, history: History) -> None:
-        from openmm_starmd.rollout import kept_frames
+        from openmm_starmd.sampling import kept_frames
 
         numbers = kept_frames(history.count, self._rollout.settings.max_context)
         frames = {number: _as_replica(backbone) for number, backbone in self.kept(numbers).items()}

@@ -13,7 +13,7 @@ from openmm_starmd.checkpoint import MAGIC
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import Weights
-from openmm_starmd.rollout import kept_frames
+from openmm_starmd.sampling import kept_frames
 
 from .fakes import (
     Memory,

@@ -8,7 +8,8 @@ import torch
 from openmm_starmd.geometry.rigid import superposition
 from openmm_starmd.model.config import preset
 from openmm_starmd.model.network import Network
-from openmm_starmd.rollout import Rollout, SamplerSettings, kept_frames
+from openmm_starmd.rollout import Rollout
+from openmm_starmd.sampling import SamplerSettings, kept_frames
 
 from .proteins import random_rotation, villin_backbone, villin_features
 from .test_network import NARROW, awake, narrow

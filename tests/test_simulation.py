@@ -15,7 +15,7 @@ from openmm import app, unit
 
 from openmm_starmd.errors import StarMDWarning
 from openmm_starmd.integrator import StarMDIntegrator
-from openmm_starmd.rollout import SamplerSettings
+from openmm_starmd.sampling import SamplerSettings
 from openmm_starmd.simulation import StarMDSimulation
 
 from .fakes import (

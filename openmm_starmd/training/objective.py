@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from openmm_starmd.geometry.rigid import Rigids
 from openmm_starmd.geometry.so3 import exp_map
 from openmm_starmd.model.frames import Frames
 from openmm_starmd.model.network import Network, Prediction, block_causal_mask
+from openmm_starmd.randomness import keyed_generator
 from openmm_starmd.training import losses
 
 
@@ -79,12 +79,6 @@ PAPER_OBJECTIVE = ObjectiveSettings(
 def recipe_objective(form: str) -> ObjectiveSettings:
     """Settings that go with a preset, ``"mini"`` or ``"paper"``."""
     return PAPER_OBJECTIVE if form == "paper" else ObjectiveSettings()
-
-
-def keyed_generator(*key: int | str) -> torch.Generator:
-    """A CPU generator seeded by a key alone."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 @dataclass(frozen=True)
