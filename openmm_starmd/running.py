@@ -166,7 +166,7 @@ def run(
     drawn, seconds = simulation.currentStep - done, time.perf_counter() - began
     speed = 86.4 * drawn * settings.stride / seconds if drawn else float("nan")
     # asked for no more than there is, a run keeps the summary and the speed it has
-    if not interrupted and (drawn or not (folder / "summary.json").exists()):
+    if not interrupted and (drawn or _summarised_frames(folder / "summary.json") != done):
         _summarise(folder, trajectory_path, settings, speed)
     return Outcome(simulation.currentStep, interrupted, speed)
 
@@ -248,6 +248,11 @@ def _truncate_log(path: Path, frames: int) -> None:
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     if len(lines) > frames + 1:
         write_text(path, "".join(lines[: frames + 1]))
+
+
+def _summarised_frames(path: Path) -> int | None:
+    """Frames that a summary on disk is of; None if there is none."""
+    return json.loads(path.read_text()).get("frames") if path.exists() else None
 
 
 def _summarise(folder: Path, trajectory_path: Path, settings: Settings, speed: float) -> None:
