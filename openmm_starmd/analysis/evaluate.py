@@ -98,8 +98,8 @@ class Row:
     figures : dict of str to float
     curves : dict of str to ndarray
         ``points`` [frames, 2], ``rmsf`` [N], ``rg`` and ``rmsd`` [frames], ``lag`` and ``autocorrelation`` [lags],
-        ``contacts`` [N, N], ``timescales`` [lags, 3], ``counts`` [states, states], ``snapshots`` [picked, N, 3], lengths
-        in nm and times in ps; ``valid`` and ``valid_atoms`` [all frames].
+        ``contacts`` [N, N], ``timescales`` [lags, 3], ``counts`` [states, states], ``snapshots`` [picked, N, 3];
+        lengths in nm, times in ps; ``valid`` and ``valid_atoms`` [all frames].
     """
 
     label: str
@@ -121,6 +121,7 @@ class Evaluation:
     lags : dict of str to list of int
         In frames: ``rmsd``, ``autocorrelation``, ``msm``, ``tica``.
     residues : tuple of str
+    bonded : ndarray [N-1], bool
     notes : list of str
         What a reader must know beside the numbers.
     """
@@ -130,6 +131,7 @@ class Evaluation:
     match: Match
     lags: dict[str, list[int]]
     residues: tuple[str, ...]
+    bonded: NDArray[np.bool_]
     notes: list[str]
 
     def table(self) -> str:
@@ -233,7 +235,8 @@ def evaluate(references: Sequence[Run], generated: Sequence[Run], settings: Sett
     if settings.networks and how.frames > 2:
         extra += floors.network_runs(reference, settings.seed)
     rows += [scale.measure(run, run, "floor") for run in extra]
-    return Evaluation(rows, settings, how, lags, runs[0].residues, _notes(runs, how, settings, scale, lags))
+    notes = _notes(runs, how, settings, scale, lags)
+    return Evaluation(rows, settings, how, lags, reference.residues, reference.bonded, notes)
 
 
 def choose_lags(frames: int) -> dict[str, list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import mdtraj
 import numpy as np
@@ -114,4 +114,24 @@ def reduce(
         secondary_structure(trajectory),
         tuple(trajectory.topology.atom(i).residue.code or "X" for i in indices),
         bonded,
+    )
+
+
+def joined(parts: list[Run]) -> Run:
+    """Runs that follow each other, as one; label and stride of the first."""
+    if len(parts) == 1:
+        return parts[0]
+    atoms = [part.atoms for part in parts]
+    arrays = {
+        f.name: np.concatenate([getattr(a, f.name) for a in atoms])
+        for f in fields(Stereochemistry)
+        if f.name != "judged"
+    }
+    codes = [part.codes for part in parts if part.codes is not None]
+    return replace(
+        parts[0],
+        alphas=np.concatenate([part.alphas for part in parts]),
+        valid=np.concatenate([part.valid for part in parts]),
+        atoms=Stereochemistry(**arrays, judged=atoms[0].judged),
+        codes=np.concatenate(codes) if codes else None,
     )
