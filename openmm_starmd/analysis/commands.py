@@ -10,6 +10,8 @@ import typer
 
 if TYPE_CHECKING:
     import mdtraj
+    import numpy as np
+    from numpy.typing import NDArray
 
     from openmm_starmd.analysis.evaluate import Evaluation, Settings
     from openmm_starmd.analysis.runs import Run
@@ -128,7 +130,7 @@ def evaluate_files(
     return outcome
 
 
-def _read(path: Path, topology: Path, label: str, stride: float | None, bonded) -> Run:
+def _read(path: Path, topology: Path, label: str, stride: float | None, bonded: NDArray[np.bool_]) -> Run:
     """A trajectory file, reduced: heavy atoms of its protein only, a thousand frames at a time."""
     import mdtraj
 
@@ -136,7 +138,7 @@ def _read(path: Path, topology: Path, label: str, stride: float | None, bonded) 
 
     structure: mdtraj.Topology = mdtraj.load(str(topology)).topology
     heavy = structure.select("protein and not element H")
-    parts = []
+    parts: list[Run] = []
     try:
         stream = mdtraj.iterload(str(path), chunk=1000, top=structure, atom_indices=heavy)
         for part in stream:

@@ -141,7 +141,7 @@ class Coverage:
         return asdict(self)
 
 
-def jensen_shannon(p: NDArray[np.floating], q: NDArray[np.floating], base: float = 2.0, root: bool = True) -> float:
+def jensen_shannon(p: NDArray[Any], q: NDArray[Any], base: float = 2.0, root: bool = True) -> float:
     """Jensen-Shannon divergence of two histograms, or its square root, which is a metric.
 
     Parameters
@@ -163,7 +163,7 @@ def jensen_shannon(p: NDArray[np.floating], q: NDArray[np.floating], base: float
     p, q = p / p.sum(), q / q.sum()
     middle = (p + q) / 2
 
-    def divergence(a: Array) -> float:
+    def divergence(a: NDArray[Any]) -> float:
         some = a > 0
         return float((a[some] * np.log(a[some] / middle[some])).sum())
 

@@ -229,7 +229,9 @@ def implied_timescales(
         model = counts(lagtime=lag, count_mode="sliding").fit(states).fetch_model().submodel_largest()
         if model.n_states < 2:
             continue
-        found = np.asarray(msm(reversible=True).fit(model).fetch_model().timescales())[:processes]
+        # an eigenvalue of zero is a process that is over at once
+        with np.errstate(divide="ignore"):
+            found = np.asarray(msm(reversible=True).fit(model).fetch_model().timescales())[:processes]
         result[row, : len(found)] = found * stride
     return result
 

@@ -1,8 +1,8 @@
 """A small 3D view of Cα traces for an HTML page: plain JavaScript on a canvas, nothing from elsewhere.
 
 The page needs an element ``<script type="application/json" id="traces">`` with :func:`traces`, and :data:`MARKUP`,
-then :data:`SCRIPT`. The script sets ``data-ready`` on the root element once it has drawn, and ``data-error`` when anything on
-the page throws.
+then :data:`SCRIPT`. The script sets ``data-ready`` on the root element once it has drawn, and ``data-error`` when
+anything on the page throws.
 """
 
 from __future__ import annotations
