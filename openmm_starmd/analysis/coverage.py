@@ -186,8 +186,7 @@ def histogram(points: Array, edges: list[Array]) -> NDArray[np.int64]:
         One axis per dimension.
     """
     shape = tuple(len(e) + 1 for e in edges)
-    # the last edge belongs to the last bin, as it is the reference's own largest value
-    places = [np.searchsorted(e, points[:, k], "right") - (points[:, k] == e[-1]) for k, e in enumerate(edges)]
+    places = [np.searchsorted(e, points[:, k], "right") for k, e in enumerate(edges)]
     counts = np.bincount(np.ravel_multi_index(places, shape), minlength=int(np.prod(shape)))
     return counts.reshape(shape)
 
@@ -239,7 +238,10 @@ def coverage(
     points = [
         projection.transform(run[mask])[:, :used] for run, mask in zip((reference, generated), masks, strict=True)
     ]
-    edges = [np.linspace(low, high, bins + 1) for low, high in zip(points[0].min(0), points[0].max(0), strict=True)]
+    low, high = points[0].min(0), points[0].max(0)
+    # the reference's own extremes must not fall beyond the ends by rounding
+    margin = 1e-3 * (high - low)
+    edges = [np.linspace(a, b, bins + 1) for a, b in zip(low - margin, high + margin, strict=True)]
     p, q = (histogram(x, edges) for x in points)
     shared = int(((p > 0) & (q > 0)).sum())
     recall, precision = shared / int((p > 0).sum()), shared / int((q > 0).sum())

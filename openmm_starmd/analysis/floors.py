@@ -66,8 +66,8 @@ def sample_network(
     variances = square * n / (copies * (1 / values).sum()) / values
 
     def excess(log_rate: float) -> float:
-        kept = np.exp(-np.exp(log_rate) * values)
-        return float(np.log(copies * (2 * variances * (1 - kept)).sum() / n) - 2 * np.log(step))
+        lost = -np.expm1(-np.exp(log_rate) * values)
+        return float(np.log(copies * (2 * variances * lost).sum() / n) - 2 * np.log(step))
 
     # frames that are independent move by the square root of 2 times the fluctuation; no rate gives more
     top = 30.0

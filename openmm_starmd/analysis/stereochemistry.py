@@ -18,6 +18,7 @@ of them the same residues. The shares are compared with the paper's limits on th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -210,7 +211,7 @@ class _Atoms:
     centers: NDArray[np.int64]  # [centers, 4]
 
 
-def _rows(rows: list[tuple[int, ...]], width: int) -> NDArray[np.int64]:
+def _rows(rows: Sequence[tuple[int, ...]], width: int) -> NDArray[np.int64]:
     return np.array(rows, dtype=np.int64).reshape(-1, width)
 
 
