@@ -221,7 +221,8 @@ def _find(topology: mdtraj.Topology, bonded: NDArray[np.bool_]) -> _Atoms:
     names = [_ALIASES.get(r.name, r.name) for r in residues]
     tables = [{a.name: a.index for a in r.atoms} for r in residues]
     bonds, lengths, omega, before, phi, psi, classes = [], [], [], [], [], [], []
-    chi, kinds, owner, centers = [], [], [], []
+    chi: list[tuple[int, ...]] = []
+    kinds, owner, centers = [], [], []
     side_chains = 0
     for i, (name, here) in enumerate(zip(names, tables, strict=True)):
         after = tables[i + 1] if i + 1 < len(tables) and bonded[i] else {}

@@ -1,0 +1,271 @@
+"""Does a long rollout stay a protein? Thousands of frames, with and without contextual noise, block by block.
+
+    python benchmarks/long_rollout.py --frames 10000 --output benchmarks/results/long
+
+Per block of 500 frames: share of valid frames, radius of gyration, RMSD to the start, and drift indicators that need no
+energy: how far the block's mean structure is from the first block's, RMSD of one frame to the next, RMSF within the
+block, shares of bad backbone bonds and Ramachandran outliers. Memory of the process is noted after each block. A run
+that was stopped goes on from its last whole block, to the same frames as an unbroken one. Villin by default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import mdtraj
+import numpy as np
+import openmm.app
+import torch
+from openmm.app import PDBFile
+
+from openmm_starmd.analysis.flexibility import mean_structure, radius_of_gyration, rmsd, rmsd_against_lag, rmsf
+from openmm_starmd.analysis.runs import joined, reduce
+from openmm_starmd.model.weights import load_weights
+from openmm_starmd.protein import Protein
+from openmm_starmd.rollout import Rollout, SamplerSettings, features_of
+
+VILLIN = Path(openmm.app.__file__).parent / "data" / "test.pdb"
+VARIANTS = {"with contextual noise": None, "without contextual noise": 0.0}
+
+
+def resident_mib() -> float:
+    """Resident memory of this process now; nan where /proc is not to be had."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return float("nan")
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1024**2
+
+
+def save(path: Path, **arrays: Any) -> None:
+    """Write an npz in one move."""
+    temporary = path.with_name(f".partial-{path.name}")
+    with temporary.open("wb") as file:
+        np.savez(file, **arrays)
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON in one move."""
+    temporary = path.with_name(f".partial-{path.name}")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    os.replace(temporary, path)
+
+
+def topology_of(protein: Protein) -> mdtraj.Topology:
+    """N, CA, C of each residue, in the order of the rollout's backbones."""
+    topology = mdtraj.Topology()
+    chains: dict[int, Any] = {}
+    letters = protein.sequence.replace("/", "")
+    three = {"A": "ALA", "R": "ARG", "N": "ASN", "D": "ASP", "C": "CYS", "Q": "GLN", "E": "GLU", "G": "GLY", "H": "HIS"}
+    three |= {
+        "I": "ILE",
+        "L": "LEU",
+        "K": "LYS",
+        "M": "MET",
+        "F": "PHE",
+        "P": "PRO",
+        "S": "SER",
+        "T": "THR",
+        "W": "TRP",
+    }
+    three |= {"Y": "TYR", "V": "VAL"}
+    for i, letter in enumerate(letters):
+        number = int(protein.chain_index[i])
+        if number not in chains:
+            chains[number] = topology.add_chain()
+        name = three.get(letter, "UNK")
+        residue = topology.add_residue(name, chains[number], resSeq=int(protein.residue_index[i]))
+        for atom in ("N", "CA", "C"):
+            topology.add_atom(atom, mdtraj.element.Element.getBySymbol(atom[0]), residue)
+    return topology
+
+
+def draw(rollout: Rollout, folder: Path, frames: int, block: int) -> None:
+    """Draw whole blocks until there are enough frames, going on from the last one in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = folder / "state.npz"
+    if state.exists():
+        with np.load(state) as stored:
+            kept = {int(n): torch.from_numpy(x) for n, x in zip(stored["numbers"], stored["frames"], strict=True)}
+            rollout.restore(kept, int(stored["count"]), 0)
+    while rollout.count < frames:
+        first = rollout.count
+        begin = time.perf_counter()
+        backbones = np.stack([rollout.step().backbone[0].numpy() for _ in range(min(block, frames - first))])
+        seconds = time.perf_counter() - begin
+        # the frames first: a stop in between draws this block again, and the same
+        save(
+            folder / f"block-{first // block:04d}.npz",
+            backbones=backbones.astype(np.float32),
+            seconds=seconds,
+            resident=resident_mib(),
+        )
+        numbers = sorted(rollout.frames())
+        kept = np.stack([rollout.frames()[n].numpy() for n in numbers])
+        save(state, numbers=np.array(numbers), frames=kept, count=rollout.count)
+        print(f"{folder.name}: {rollout.count} of {frames} frames, {resident_mib():.0f} MiB", flush=True)
+
+
+def measure(folder: Path, protein: Protein, stride: float, frames: int, block: int) -> dict[str, list[float]]:
+    """Figures per block; lengths in nm."""
+    topology = topology_of(protein)
+    start = np.asarray(protein.backbone[:, 1], dtype=np.float64)
+    figures: dict[str, list[float]] = {}
+    runs, first_mean = [], None
+    for number in range(-(-frames // block)):
+        with np.load(folder / f"block-{number:04d}.npz") as stored:
+            backbones, seconds, resident = stored["backbones"], float(stored["seconds"]), float(stored["resident"])
+        xyz = backbones.reshape(len(backbones), -1, 3)
+        run = reduce(mdtraj.Trajectory(xyz, topology), folder.name, stride=stride, bonded=protein.bonded)
+        runs.append(run)
+        mean = mean_structure(run.alphas)
+        first_mean = mean if first_mean is None else first_mean
+        size, away = radius_of_gyration(run.alphas), rmsd(run.alphas, start)
+        row = {
+            "frames": len(run),
+            "finite": float(np.isfinite(xyz).all((1, 2)).mean()),
+            "valid": float(run.valid.mean()),
+            "rg": float(size.mean()),
+            "rg_spread": float(size.std()),
+            "rmsd_to_start": float(away.mean()),
+            "rmsd_to_start_spread": float(away.std()),
+            "drift_of_mean": float(rmsd(mean[None], first_mean)[0]),
+            "step": float(rmsd_against_lag(run.alphas, [1])[0]) if len(run) > 1 else float("nan"),
+            "rmsf": float(rmsf(run.alphas).mean()) if len(run) > 1 else float("nan"),
+            "bad_bonds": float(np.mean(run.atoms.bad_bonds)),
+            "twisted": float(np.mean(run.atoms.twisted)),
+            "ramachandran": float(np.mean(run.atoms.ramachandran)),
+            "seconds_per_frame": seconds / len(run),
+            "resident_mib": resident,
+        }
+        for key, value in row.items():
+            figures.setdefault(key, []).append(value)
+    whole = joined(runs)
+    figures["valid_in_all"] = [float(whole.valid.mean())]
+    return figures
+
+
+def picture(path: Path, results: dict[str, dict[str, list[float]]], block: int, title: str) -> None:
+    """One PNG, a line per variant."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = [
+        ("valid", 100, f"valid frames per block of {block}", "%"),
+        ("rmsd_to_start", 10, "RMSD to start (Cα)", "Å"),
+        ("rg", 10, "radius of gyration (Cα)", "Å"),
+        ("drift_of_mean", 10, "block's mean structure to the first block's", "Å"),
+        ("step", 10, "RMSD of one frame to the next", "Å"),
+        ("resident_mib", 1, "memory of the process", "MiB"),
+    ]
+    for axes, (key, scale, name, unit) in zip(figure.subplots(2, 3).flat, panels, strict=True):
+        for (label, figures), color in zip(results.items(), ("#0072B2", "#D55E00"), strict=False):
+            values = scale * np.array(figures[key])
+            frames = np.cumsum(figures["frames"])
+            axes.plot(frames, values, color=color, label=label, marker=".", linewidth=1.3)
+            if key + "_spread" in figures:
+                spread = scale * np.array(figures[key + "_spread"])
+                axes.fill_between(frames, values - spread, values + spread, color=color, alpha=0.15, linewidth=0)
+        axes.set(title=name, xlabel="frame", ylabel=unit)
+        axes.grid(alpha=0.3)
+        if key == "valid":
+            axes.set_ylim(-3, 103)
+            axes.legend(loc="lower left")
+        else:
+            axes.set_ylim(bottom=0)
+    figure.suptitle(title)
+    temporary = path.with_name(f".partial-{path.name}")
+    figure.savefig(temporary, dpi=110, format="png")
+    os.replace(temporary, path)
+
+
+def main() -> None:
+    """Draw, measure, write JSON and PNG, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("structure", nargs="?", type=Path, default=VILLIN, help="PDB file; villin by default")
+    parser.add_argument("--output", type=Path, required=True, help="directory; a run in it goes on")
+    parser.add_argument("--frames", type=int, default=10_000)
+    parser.add_argument("--block", type=int, default=500)
+    parser.add_argument("--weights", default="starmd-mini-v1")
+    parser.add_argument("--stride", type=float, help="ps; the weights' default")
+    parser.add_argument("--steps", type=int, help="denoising steps per frame; the weights' own")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--variants", nargs="+", choices=["with", "without"], default=["with", "without"])
+    arguments = parser.parse_args()
+    if arguments.frames % arguments.block:
+        parser.error(f"{arguments.frames} frames are not a whole number of blocks of {arguments.block}")
+    torch.set_num_threads(arguments.threads)
+
+    weights = load_weights(arguments.weights)
+    config = weights.config
+    stride = arguments.stride or config.stride_default
+    pdb = PDBFile(str(arguments.structure))
+    protein = Protein.from_openmm(pdb.topology, pdb.positions)
+    own = SamplerSettings(
+        config.sampler, arguments.steps or config.steps, config.tau_end, config.context_tau, config.max_context
+    )
+    results = {}
+    for label, tau in VARIANTS.items():
+        if label.split()[0] not in arguments.variants:
+            continue
+        settings = own if tau is None else replace(own, context_tau=tau)
+        folder = arguments.output / label.replace(" ", "-")
+        identity = {
+            "sampler": asdict(settings),
+            "stride": stride,
+            "seed": arguments.seed,
+            "block": arguments.block,
+            "sequence": protein.sequence,
+            "weights": hashlib.sha256(weights.path.read_bytes()).hexdigest(),
+        }
+        mark = folder / "settings.json"
+        if mark.exists() and json.loads(mark.read_text()) != identity:
+            parser.error(f"{folder} holds a run with other settings or weights: remove it or choose another --output")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(mark, identity)
+        start = torch.as_tensor(protein.backbone, dtype=torch.float64)[None]
+        rollout = Rollout(
+            weights.network,
+            features_of(protein),
+            start,
+            stride=stride,
+            seeds=[arguments.seed],
+            settings=settings,
+            device=arguments.device,
+        )
+        before = resident_mib()
+        draw(rollout, folder, arguments.frames, arguments.block)
+        figures = measure(folder, protein, stride, arguments.frames, arguments.block)
+        figures["resident_before_mib"] = [before]
+        results[label] = figures
+
+    title = f"{arguments.structure.stem}: {arguments.frames} frames of {stride:g} ps, {weights.name}, {own.steps} steps"
+    write_json(arguments.output / "long_rollout.json", {"title": title, "settings": asdict(own), "variants": results})
+    picture(arguments.output / "long_rollout.png", results, arguments.block, title)
+    headings = ["", "valid %", "worst block %", "frames not finite", "RMSD to start, first and last block (Å)"]
+    headings += ["Rg, first and last block (Å)", "drift of the mean (Å)", "memory, first and last block (MiB)"]
+    print(f"\n{title}\n\n| {' | '.join(headings)} |\n{'|---' * len(headings)}|")
+    for label, f in results.items():
+        lost = sum(round((1 - x) * n) for x, n in zip(f["finite"], f["frames"], strict=True))
+        print(
+            f"| {label} | {100 * f['valid_in_all'][0]:.1f} | {100 * min(f['valid']):.1f} | {lost} | "
+            f"{10 * f['rmsd_to_start'][0]:.2f}, {10 * f['rmsd_to_start'][-1]:.2f} | "
+            f"{10 * f['rg'][0]:.2f}, {10 * f['rg'][-1]:.2f} | {10 * f['drift_of_mean'][-1]:.2f} | "
+            f"{f['resident_mib'][0]:.0f}, {f['resident_mib'][-1]:.0f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
