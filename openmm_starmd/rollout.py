@@ -19,7 +19,7 @@ from torch import Tensor
 
 from openmm_starmd.diffusion import igso3
 from openmm_starmd.diffusion.process import forward_noise
-from openmm_starmd.diffusion.samplers import prior
+from openmm_starmd.diffusion.samplers import anchored_prior, prior
 from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids, rigids_from_backbone, superpose, superposition
 from openmm_starmd.model.attention import KVCache
 from openmm_starmd.model.features import Features
@@ -167,7 +167,10 @@ class Rollout:
         noise = torch.stack(
             [keyed_normal((settings.steps, residues, 7), seed, self.offset + number, "frame") for seed in self.seeds], 1
         ).to(device=self.device, dtype=self.dtype)[:, :, None]  # [steps, B, 1, N, 7]
-        rigids = prior(noise[0])
+        if self.network.config.anchored:
+            rigids = anchored_prior(noise[0], self._noised[-1].map(lambda x: x[:, None]), self.network.config.schedule)
+        else:
+            rigids = prior(noise[0])
         previous: tuple[Rigids, Tensor] | None = None
         for k in range(settings.steps):
             prediction = self.network(self._conditions, self._as_noisy(rigids, self.timesteps[k]), cache=self._cache)

@@ -37,7 +37,7 @@ class SamplerSettings:
     steps: int = 20
     tau_end: float = 0.0005
     context_tau: float = 0.005
-    max_context: int = 8
+    max_context: int = 7
 
     def __post_init__(self) -> None:
         if self.steps < 1:

@@ -181,3 +181,13 @@ def test_score_norm_is_the_expectation(sigma):
     exact = torch.trapezoid(igso3.angle_density(omega, sigma) * length**2, omega).item()
     assert igso3.score_norm_squared(torch.tensor(sigma, dtype=torch.float64)).item() == pytest.approx(exact, rel=1e-3)
     assert igso3.score_norm_squared(torch.tensor([sigma])).dtype == torch.float32
+
+
+@pytest.mark.parametrize("sigma", [0.005, 0.05, 0.5, 0.92, 1.5, 4.5])
+def test_flat_width_is_that_of_drawn_rotation_vectors(sigma):
+    generator = torch.Generator().manual_seed(5)
+    uniform = torch.rand(40_000, generator=generator, dtype=torch.float64)
+    axis = torch.randn(40_000, 3, generator=generator, dtype=torch.float64)
+    drawn = log_map(igso3.sample(torch.tensor(sigma, dtype=torch.float64), uniform, axis))
+    expected = igso3.flat_width(torch.tensor(sigma, dtype=torch.float64)).item()
+    assert drawn.square().mean().sqrt().item() == pytest.approx(expected, rel=0.01)

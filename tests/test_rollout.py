@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from openmm_starmd.geometry.rigid import superposition
+from openmm_starmd.geometry.rigid import rigids_from_backbone, superposition
+from openmm_starmd.geometry.so3 import log_map
 from openmm_starmd.model.config import preset
+from openmm_starmd.model.frames import displacement_spread
 from openmm_starmd.model.network import Network
 from openmm_starmd.rollout import Rollout
 from openmm_starmd.sampling import SamplerSettings, kept_frames
@@ -76,6 +78,22 @@ def test_restored_run_equals_the_unbroken_one(split):
     assert fresh.count == 15
 
 
+def test_untrained_network_draws_the_spread_it_assumes():
+    """Its clean-frame estimate is the exact posterior mean of a Gaussian about the last frame: nothing may be lost."""
+    torch.manual_seed(0)
+    config = narrow("mini")
+    settings = SamplerSettings("multistep", steps=10, context_tau=0.0, max_context=3)
+    run = rollout(seeds=range(48), settings=settings, length=30, network=Network(config))
+    before = rigids_from_backbone(run.frames()[0])
+    after = rigids_from_backbone(run.step().backbone)
+    spread, turn = displacement_spread(torch.tensor(10.0), config)
+    shift = (after.translations - before.translations).std() / spread
+    # superposition takes away six of the ninety coordinates
+    assert shift / (84 / 90) ** 0.5 == pytest.approx(1, abs=0.05)
+    angle = log_map(before.rotations.mT @ after.rotations)
+    assert angle.std() / turn == pytest.approx(1, abs=0.05)
+
+
 def test_new_history_does_not_repeat_random_numbers():
     run = rollout()
     first = draw(run, 3)
@@ -93,12 +111,12 @@ def test_history_matters():
     changed = {**frames, 1: frames[1] + 0.1 * torch.randn(12, 1, 3, generator=torch.Generator().manual_seed(0))}
     other = rollout()
     other.restore(changed, 3, 0)
-    assert (other.step().backbone - run.step().backbone).abs().max() > 1e-6
+    assert (other.step().backbone - run.step().backbone).abs().max() > 1e-4
 
 
 def test_context_noise_changes_the_trajectory_and_can_be_switched_off():
     noisy, clean = draw(rollout(), 3), draw(rollout(settings=replace(SETTINGS, context_tau=0.0)), 3)
-    assert torch.isfinite(clean).all() and (noisy - clean).abs().max() > 1e-6
+    assert torch.isfinite(clean).all() and (noisy - clean).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(("dtype", "count", "tolerance"), [(torch.float32, 1, 1e-3), (torch.float64, 200, 1e-6)])

@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from openmm_starmd.data.trajectories import load_protein
-from openmm_starmd.data.windows import WindowDataset, WindowSettings, window_frames
-from openmm_starmd.geometry.rigid import superposition
+from openmm_starmd.data.windows import Batch, WindowDataset, WindowSettings, chained, window_frames
+from openmm_starmd.geometry.rigid import backbone_from_rigids, rigids_from_backbone, superposition
 from openmm_starmd.model.config import preset
+from openmm_starmd.model.frames import initial_estimate
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import load_weights, save_weights
+from openmm_starmd.rollout import Rollout
+from openmm_starmd.sampling import SamplerSettings, kept_frames
 
 from .proteins import VILLIN
 from .test_network import NARROW
@@ -93,21 +96,75 @@ def test_batches_are_drawn_from_the_step_alone(tree):
     first, second = (WindowDataset(proteins, settings, 50) for _ in range(2))
     assert torch.equal(first[7].rigids.translations, second[7].rigids.translations)
     assert not torch.equal(first[7].rigids.translations[:, :2], first[8].rigids.translations[:, :2])
-    gaps = 0
+    gaps = starts = 0
+    reference = proteins[0].features.reference.translations
     for step in range(50):
         batch = first[step]
         translations = batch.rigids.translations
         assert translations[:, 0].mean(-2).abs().max() < 1e-5
         rotation, _ = superposition(translations[:, 1:], translations[:, :-1])
         assert (rotation - torch.eye(3)).abs().max() < 1e-3
-        assert not batch.target[:, 0].any()
-        gap = batch.stride[:, 1] != batch.stride[:, -1]
-        gaps += int(gap.sum())
-        # a frame across a gap of unknown stride is no target
-        assert not batch.target[:, 1][gap].any()
-    assert gaps > 0
+        assert not batch.target[:, 0].any() and batch.target[:, 1:].any()
+        # a frame across a longer gap than any stride is no target
+        assert torch.equal(batch.target[:, 1:], batch.stride[:, 1:] <= settings.stride_max)
+        gaps += int((~batch.target[:, 1]).sum())
+        starts += int((translations[0, 0] - (reference - reference.mean(0))).abs().max() < 1e-5)
+    assert gaps > 0 and starts > 0
     with pytest.raises(IndexError):
         first[50]
+
+
+def test_reference_is_never_later_than_a_target(tree):
+    """A frame of the trajectory as reference precedes every frame that is predicted, of all windows of the batch."""
+    protein = load_proteins([tree], exclude=["frag:2"])[0]
+    settings = WindowSettings(residues=40, reference_probability=1.0, length=4)
+    dataset = WindowDataset([protein], settings, 30)
+    frames = rigids_from_backbone(torch.from_numpy(protein.replicas[0].backbone))
+    shape = torch.cdist(frames.translations, frames.translations)  # tells frames apart whatever their pose
+    for step in range(30):
+        batch = dataset[step]
+        distances = torch.cdist(batch.features.reference.translations, batch.features.reference.translations)
+        reference = int((shape - distances).abs().amax((1, 2)).argmin())
+        drawn = torch.cdist(batch.rigids.translations, batch.rigids.translations)[batch.target]
+        numbers = (shape[None] - drawn[:, None]).abs().amax((2, 3)).argmin(1)
+        assert reference < numbers.min()
+
+
+def test_rollout_shows_the_network_what_training_did(tree):
+    """History frames of a rollout against the clean copies of the same frames in a training window."""
+    features = load_proteins([tree])[0].features
+    config = replace(preset("mini"), **NARROW)
+    torch.manual_seed(0)
+    network = Network(config)
+    seen = []
+    network.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
+    settings = SamplerSettings(steps=1, context_tau=0.0, max_context=5)
+    start = backbone_from_rigids(features.reference).double()[None]
+    run = Rollout(network, features, start, stride=10.0, seeds=(0,), settings=settings)
+    for _ in range(9):
+        run.step()
+    # after nine frames the history has been rebuilt: frame 0, a gap, and the newest ones
+    numbers = kept_frames(9, 5)
+    clean = [frames for frames in seen if not frames.noisy.any()][-len(numbers) :]
+    assert numbers[1] > 1 and [int(frames.index[0]) for frames in clean] == list(range(len(numbers)))
+
+    backbone = torch.stack([run.frames()[number][0] for number in numbers])[None]
+    gaps = torch.tensor([[10.0] + [10.0 * (b - a) for a, b in zip(numbers, numbers[1:], strict=False)]])
+    rigids = chained(rigids_from_backbone(backbone)).to(torch.float32)
+    none = torch.zeros(features.length, 5)
+    target = torch.ones(1, len(numbers), dtype=torch.bool)
+    batch = Batch(features, rigids, torch.zeros(1, len(numbers), *none.shape), none > 0, none > 0, gaps, target, (0, 0))
+    quiet = replace(recipe_objective("mini"), context_probability=0.0, jitter_probability=0.0)
+    frames = noise_batch(batch, network, quiet).frames
+    expected = initial_estimate(frames, config)
+    for place, given in enumerate(clean):
+        estimate = initial_estimate(given, config)
+        assert (estimate.pose[:, 0] - expected.pose[:, place]).abs().max() < 1e-3
+        assert given.stride[0, 0] == frames.stride[0, place] and given.anchored[0] == frames.anchored[place]
+        assert given.tau[0, 0] == 0 and frames.tau[0, place] == 0
+        assert torch.allclose(estimate.scale_translation[0, 0], expected.scale_translation[0, place])
+    drawing = [f for f in seen if f.noisy.all()][-1]
+    assert drawing.stride[0, 0] == 10.0 and int(drawing.index[0]) == len(kept_frames(8, 5))
 
 
 def test_noise_has_the_levels_it_says(tree):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from openmm_starmd.data.trajectories import ProteinData
-from openmm_starmd.geometry.rigid import Rigids, rigids_from_backbone, superpose
+from openmm_starmd.data.trajectories import ProteinData, Replica
+from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids, rigids_from_backbone, superpose
 from openmm_starmd.model.features import Features
 
 
@@ -28,10 +28,15 @@ class WindowSettings:
         Range of the log-uniform stride, ps.
     stride_focus, focus_probability : float
         A stride that is drawn with this probability instead.
+    full_frames, full_probability : int, float
+        With this probability only trajectories that hold so many frames at the drawn stride are considered: most of
+        a rollout is drawn against a full history.
     gap_probability : float
-        How often the first frame is replaced by an earlier one, as a bounded context keeps a rollout's first frame.
+        How often the window begins with a frame from before it, as a bounded context keeps a rollout's first frame:
+        one time in two an earlier frame of the trajectory, else the PDB file's structure, from which rollouts start.
     reference_probability : float
-        How often the reference structure is the window's first frame instead of the trajectory's PDB file.
+        How often the reference structure is a frame of the trajectory, no later than any window of the batch, instead
+        of the PDB file's.
     residues : int
         Windows per batch: as many of one protein as make about this many residues.
     seed : int
@@ -41,9 +46,11 @@ class WindowSettings:
     stride_min: float = 1.0
     stride_max: float = 20.0
     stride_focus: float = 10.0
-    focus_probability: float = 0.4
-    gap_probability: float = 0.4
-    reference_probability: float = 0.3
+    focus_probability: float = 0.5
+    full_frames: int = 4
+    full_probability: float = 0.7
+    gap_probability: float = 0.6
+    reference_probability: float = 0.2
     residues: int = 80
     seed: int = 0
 
@@ -114,10 +121,10 @@ class WindowDataset(Dataset[Batch]):
         if not proteins:
             raise ValueError("no proteins to draw windows from")
         self.proteins, self.settings, self.steps = list(proteins), settings, steps
+        self.trajectories = [(protein, replica) for protein in proteins for replica in protein.replicas]
+        spans = np.array([len(replica.backbone) * replica.interval for _, replica in self.trajectories])
         # longer data deserve more visits, but a protein with little data must still be seen
-        frames = [sum(len(r.backbone) * r.interval for r in p.replicas) for p in self.proteins]
-        weight = np.sqrt(np.array(frames))
-        self.probabilities = weight / weight.sum()
+        self.weights = np.sqrt(spans)
 
     def __len__(self) -> int:
         return self.steps
@@ -127,49 +134,64 @@ class WindowDataset(Dataset[Batch]):
             raise IndexError(step)
         settings = self.settings
         rng = np.random.default_rng([settings.seed, step])
-        protein = self.proteins[rng.choice(len(self.proteins), p=self.probabilities)]
-        lengths = np.array([len(r.backbone) for r in protein.replicas])
-        count = max(1, round(settings.residues / protein.features.length))
         if rng.random() < settings.focus_probability:
             stride = settings.stride_focus
         else:
             stride = math.exp(rng.uniform(math.log(settings.stride_min), math.log(settings.stride_max)))
-        replica = protein.replicas[rng.choice(len(lengths), p=lengths / lengths.sum())]
+        protein, replica = self._trajectory(stride, rng)
         step_frames = max(1, round(stride / replica.interval))
-        picked, times, targets = [], [], []
-        first: np.ndarray | None = None
-        for _ in range(count):
-            window = window_frames(len(replica.backbone), settings.length, step_frames, rng)
-            if first is not None and len(first) != len(window):
-                raise RuntimeError("windows of one batch differ in length")
-            first = window
-            target = np.ones(len(window), dtype=bool)
-            target[0] = False
-            if len(window) > 2 and window[0] > 0 and rng.random() < settings.gap_probability:
-                window = window.copy()
-                window[0] = rng.integers(window[0])
-                target[1] = False
-            gaps = np.diff(window, prepend=window[0]) * replica.interval
-            gaps[0] = gaps[-1]
-            picked.append(window)
-            times.append(gaps)
-            targets.append(target)
+        frames, interval = len(replica.backbone), replica.interval
+        opening = "none"
+        if rng.random() < settings.gap_probability:
+            opening = "earlier" if rng.random() < 0.5 else "start"
 
-        index = np.stack(picked)  # [B, L]
-        rigids = chained(rigids_from_backbone(torch.from_numpy(replica.backbone[index])))
+        windows, firsts = [], []
+        for _ in range(max(1, round(settings.residues / protein.features.length))):
+            window = window_frames(frames, settings.length, step_frames, rng)
+            if opening == "earlier":
+                window[0] = rng.integers(window[0] + 1)
+            elif opening == "start" and len(window) == settings.length:
+                window = window[1:]
+            windows.append(window)
+            firsts.append(window[0])
+        index = np.stack(windows)  # [B, L] or, with the PDB file's structure in front, [B, L - 1]
+        backbone, torsions = replica.backbone[index], replica.torsions[index]
+        times = interval * (index + 1.0)  # the first frame of a trajectory lies one interval after its start
+        if opening == "start":
+            start = backbone_from_rigids(protein.features.reference).numpy().astype(backbone.dtype)
+            backbone = np.concatenate([np.broadcast_to(start, (len(index), 1, *start.shape)), backbone], axis=1)
+            torsions = np.concatenate([np.zeros_like(torsions[:, :1]), torsions], axis=1)
+            times = np.concatenate([np.zeros((len(index), 1)), times], axis=1)
+        gaps = np.diff(times, axis=1)
+        # a frame across a longer gap than any stride is history only
+        target = np.concatenate([np.zeros((len(index), 1), dtype=bool), gaps <= settings.stride_max], axis=1)
+        gaps = np.concatenate([gaps[:, -1:], gaps], axis=1)
+
         features = protein.features
-        if rng.random() < settings.reference_probability:
-            features = features.with_reference(rigids.map(lambda x: x[0, 0]))
+        # behind the PDB file's structure the window's own first frame may be a target
+        if opening != "start" and rng.random() < settings.reference_probability:
+            earliest = torch.from_numpy(replica.backbone[min(firsts)])
+            features = features.with_reference(rigids_from_backbone(earliest))
         return Batch(
             features=features,
-            rigids=rigids,
-            torsions=torch.from_numpy(replica.torsions[index]),
+            rigids=chained(rigids_from_backbone(torch.from_numpy(backbone))),
+            torsions=torch.from_numpy(torsions),
             torsion_mask=torch.from_numpy(protein.torsion_mask),
             torsion_symmetric=torch.from_numpy(protein.torsion_symmetric),
-            stride=torch.tensor(np.stack(times), dtype=torch.float32),
-            target=torch.from_numpy(np.stack(targets)),
+            stride=torch.tensor(gaps, dtype=torch.float32),
+            target=torch.from_numpy(target),
             key=(settings.seed, step),
         )
+
+    def _trajectory(self, stride: float, rng: np.random.Generator) -> tuple[ProteinData, Replica]:
+        """One trajectory of one protein, by the square root of its length."""
+        weights = self.weights
+        if rng.random() < self.settings.full_probability:
+            span = (self.settings.full_frames - 1) * stride
+            full = np.array([(len(r.backbone) - 1) * r.interval >= span for _, r in self.trajectories])
+            if full.any():
+                weights = weights * full
+        return self.trajectories[rng.choice(len(weights), p=weights / weights.sum())]
 
 
 def chained(rigids: Rigids) -> Rigids:

@@ -148,6 +148,24 @@ def sample(sigma: Tensor, uniform: Tensor, axis: Tensor) -> Tensor:
     return exp_map(angle[..., None] * direction).to(axis.dtype)
 
 
+def flat_width(sigma: Tensor) -> Tensor:
+    """Standard deviation per coordinate of the rotation vector, sqrt(E[ω²] / 3).
+
+    Parameters
+    ----------
+    sigma : Tensor [...]
+        Width, radians.
+
+    Returns
+    -------
+    Tensor [...]
+        σ while it is small, less than σ where rotations begin to wrap around (0.82 σ at 1.5).
+    """
+    table = _flat_width_table(sigma.device)
+    low, weight = _row(sigma, len(table))
+    return (torch.lerp(table[low], table[low + 1], weight) * sigma.double().clamp(max=_TABLE_MAX)).to(sigma.dtype)
+
+
 def _double(sigma: Tensor | float, like: Tensor) -> Tensor:
     return torch.as_tensor(sigma, dtype=torch.float64, device=like.device)
 
@@ -258,6 +276,16 @@ def _score_norm_table(device: torch.device) -> Tensor:
     squared = (_score_over_angle(omega, sigma) * omega).square()
     mean = torch.trapezoid(weight * squared, omega) / torch.trapezoid(weight, omega)
     return (sigma[:, 0].square() * mean).log().to(device)
+
+
+@functools.lru_cache(maxsize=8)
+def _flat_width_table(device: torch.device) -> Tensor:
+    """sqrt(E[ω²] / 3) over σ, over ln σ."""
+    sigma = _widths(256)
+    omega = _angles(sigma, 1024)
+    weight = _angle_density(omega, sigma)
+    mean = torch.trapezoid(weight * omega.square(), omega) / torch.trapezoid(weight, omega)
+    return ((mean / 3).sqrt() / sigma[:, 0]).to(device)
 
 
 @functools.lru_cache(maxsize=8)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from openmm_starmd.diffusion import igso3
 from openmm_starmd.diffusion.schedule import Schedule
 from openmm_starmd.geometry.rigid import Rigids
 from openmm_starmd.geometry.so3 import exp_map, log_map
@@ -29,12 +30,12 @@ class Multistep:
         Diffusion time of the last network call.
     stochasticity : float
         0 for the probability-flow ODE; 1 renews noise as the forward process's posterior does (the η of DDIM, Song et
-        al. 2021, arXiv 2010.02502, eq. 16).
+        al. 2021, arXiv 2010.02502, eq. 16). Some renewal forgets what the flat treatment of wide rotations gets wrong.
     """
 
     schedule: Schedule
     tau_end: float = 0.001
-    stochasticity: float = 0.0
+    stochasticity: float = 0.5
 
     def timesteps(self, steps: int) -> Tensor:
         """See :meth:`openmm_starmd.diffusion.samplers.Sampler.timesteps`."""
@@ -57,13 +58,15 @@ class Multistep:
         # noise over signal, with the shrinking of the translations undone
         ratio_t = schedule.sigma_translation(t) / schedule.alpha(t)
         ratio_s = schedule.sigma_translation(s) / schedule.alpha(s)
-        turn_t, turn_s = schedule.sigma_rotation(t), schedule.sigma_rotation(s)
+        # rotation vectors are as wide as they are, not σ: what a first step gets wrong here no later one puts right
+        turn_t, turn_s = (igso3.flat_width(schedule.sigma_rotation(x)) for x in (t, s))
         if previous is not None:
             older, tau_older = previous
             o = tau_older.double()[..., None, None]
             ratio_o = schedule.sigma_translation(o) / schedule.alpha(o)
             reach = 0.5 * (ratio_t / ratio_s).log() / (ratio_o / ratio_t).log()
-            turn_reach = 0.5 * (turn_t / turn_s).log() / (schedule.sigma_rotation(o) / turn_t).log()
+            turn_o = igso3.flat_width(schedule.sigma_rotation(o))
+            turn_reach = 0.5 * (turn_t / turn_s).log() / (turn_o / turn_t).log()
             change = log_map(older.rotations.transpose(-1, -2) @ predicted.rotations)
             predicted = Rigids(
                 predicted.rotations @ exp_map(turn_reach.to(x) * change),

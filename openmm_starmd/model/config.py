@@ -43,7 +43,7 @@ class ModelConfig:
     context_tau : float
         Upper end of the contextual noise's diffusion time at inference.
     max_context : int
-        Frames the history may hold.
+        Frames the history may hold; one less than the windows trained on, whose last frame is the one drawn.
     displacement, displacement_exponent, displacement_max : float
         Spread per coordinate of a residue's translation over a stride, ``displacement * (stride / 1 ps) **
         displacement_exponent``, at most `displacement_max`; nm. Used by the anchored form only.
@@ -81,7 +81,7 @@ class ModelConfig:
     steps: int = 20
     tau_end: float = 0.0005
     context_tau: float = 0.005
-    max_context: int = 8
+    max_context: int = 7
     displacement: float = 0.043
     displacement_exponent: float = 0.22
     displacement_max: float = 0.2
@@ -104,7 +104,9 @@ class ModelConfig:
                 f"{self.attention_heads}: 2D-RoPE rotates pairs in each half of a head"
             )
         if self.max_context < 3:
-            raise ValueError(f"max_context is {self.max_context}; it must be at least 3 (first, last and new frame)")
+            raise ValueError(
+                f"max_context is {self.max_context}; it must be at least 3: the first frame and the last two"
+            )
         if not 0 < self.stride_min <= self.stride_default <= self.stride_max:
             raise ValueError("strides must satisfy 0 < stride_min <= stride_default <= stride_max")
 

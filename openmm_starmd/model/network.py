@@ -116,13 +116,17 @@ class Block(nn.Module):
         mask: Tensor | None,
         cache: KVCache | None,
         store: bool,
+        mixed: bool,
     ) -> tuple[Tensor, Tensor, Rigids]:
         """One block over F frames; shapes as in :class:`Network`."""
+        dtype = s.dtype
         s = s + self.ipa(self.ipa_norm(s), z, rigids)
-        for layer in self.attention:
-            s = layer(s, condition, rotary, mask, cache, store)
-        if self.edges is not None:
-            z = self.edges(s, z)
+        with torch.autocast(s.device.type, enabled=mixed):
+            for layer in self.attention:
+                s = layer(s, condition, rotary, mask, cache, store)
+            if self.edges is not None:
+                z = self.edges(s, z)
+        s, z = s.to(dtype), z.to(dtype)
         shift, turn = self.update(self.update_norm(s)).to(rigids.translations.dtype).split(3, dim=-1)
         step = Rigids(
             exp_map(estimate.scale_rotation[..., None, None] * turn),
@@ -158,8 +162,9 @@ class Network(nn.Module):
 
     def condition(self, features: Features) -> Condition:
         """Embed a protein once for all its frames."""
-        s, z = self.conditioner(features)
-        return self.condition_from(features, s, z)
+        with torch.autocast(features.residue_types.device.type, enabled=False):
+            s, z = self.conditioner(features)
+            return self.condition_from(features, s, z)
 
     def condition_from(self, features: Features, s: Tensor, z: Tensor) -> Condition:
         """The same from given features, ``[N, conditioner_s]`` and ``[N, N, conditioner_z]`` (such as OpenFold's)."""
@@ -192,6 +197,21 @@ class Network(nn.Module):
         -------
         Prediction
         """
+        # Coordinates do not fit bf16: under autocast only attention over tokens and the edges run in it.
+        device = frames.tau.device.type
+        mixed = torch.is_autocast_enabled(device)
+        with torch.autocast(device, enabled=False):
+            return self._forward(condition, frames, mask, cache, store, mixed)
+
+    def _forward(
+        self,
+        condition: Condition,
+        frames: Frames,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        store: bool,
+        mixed: bool,
+    ) -> Prediction:
         config, schedule = self.config, self.config.schedule
         estimate = initial_estimate(frames, config)
         rigids = estimate.rigids
@@ -224,7 +244,7 @@ class Network(nn.Module):
             dtype,
         )
         for block in self.blocks:
-            s, z, rigids = block(s, z, estimate, rigids, t, rotary, mask, cache, store)
+            s, z, rigids = block(s, z, estimate, rigids, t, rotary, mask, cache, store, mixed)
         raw = self.head(self.head_norm(s)).unflatten(-1, (TORSIONS, 2))
         norms = (raw.square().sum(-1) + 1e-8).sqrt()
         return Prediction(rigids, raw / norms[..., None], norms, estimate)

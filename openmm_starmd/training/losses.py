@@ -197,7 +197,7 @@ def distance_map_loss(points: Tensor, true_points: Tensor, contact: float = CONT
 
 
 def clash_loss(alphas: Tensor) -> Tensor:
-    """Sum over residues of squared overlaps of CA pairs three or more apart in the chain, in Å².
+    """Squared overlaps of CA pairs that are no neighbours in the chain, summed and divided by the residues, in Å².
 
     Parameters
     ----------
@@ -212,6 +212,6 @@ def clash_loss(alphas: Tensor) -> Tensor:
     difference = alphas[..., :, None, :] - alphas[..., None, :, :]
     distance = (difference.square().sum(-1) + 1e-8).sqrt()
     number = torch.arange(count, device=alphas.device)
-    apart = (number[:, None] - number[None]).abs() >= 3
+    apart = (number[:, None] - number[None]).abs() >= 2
     overlap = (10 * (CLASH - distance)).clamp(min=0).square() * apart
     return overlap.sum((-1, -2)) / count

@@ -30,7 +30,8 @@ class ObjectiveSettings:
     log_uniform : float
         Share of τ drawn log-uniformly from [tau_min, 1]; the rest is uniform.
     context_probability, context_tau : float
-        Contextual noise of the clean copies: how often, and the upper end of its uniform τ.
+        Contextual noise of the clean copies: how often, and the largest upper end of its uniform τ; the upper end
+        itself is drawn per window.
     jitter_probability, jitter_translation, jitter_rotation : float
         Perturbation of the clean copies that the network is not told of; upper ends in nm and rad.
     geometry_tau : float
@@ -46,8 +47,8 @@ class ObjectiveSettings:
     context_probability: float = 0.75
     context_tau: float = 0.02
     jitter_probability: float = 0.5
-    jitter_translation: float = 0.02
-    jitter_rotation: float = 0.06
+    jitter_translation: float = 0.01
+    jitter_rotation: float = 0.03
     geometry_tau: float = 0.02
     weights: tuple[tuple[str, float], ...] = (
         ("translation", 1.0),
@@ -126,8 +127,8 @@ def noise_batch(batch: Batch, network: Network, settings: ObjectiveSettings) -> 
     def normal(*size: int) -> Tensor:
         return torch.randn(*size, generator=generator).to(device=device, dtype=dtype)
 
-    # context noise has one level per window at least half the time, as at inference levels are alike
-    context = settings.context_tau * uniform(samples, length)
+    # one upper level per window: in a rollout all levels come from the same narrow range
+    context = settings.context_tau * uniform(samples, 1) * uniform(samples, length)
     context = torch.where(uniform(samples, 1) < settings.context_probability, context, torch.zeros_like(context))
     rotation_noise = igso3.sample(
         schedule.sigma_rotation(context)[..., None].expand(shape), uniform(*shape), normal(*shape, 3)
@@ -223,7 +224,10 @@ def loss_terms(
         )
     if "fape" in names:
         terms["fape"] = sharp * losses.frame_aligned_point_error(
-            predicted, truth, predicted.translations, truth.translations
+            predicted,
+            truth,
+            losses.backbone_atoms(predicted).flatten(-3, -2),
+            losses.backbone_atoms(truth).flatten(-3, -2),
         )
     if "clash" in names:
         terms["clash"] = sharp * losses.clash_loss(predicted.translations)
@@ -257,14 +261,19 @@ def objective(network: Network, batch: Batch, settings: ObjectiveSettings) -> tu
     terms : dict of str to Tensor
         Scalars, unweighted.
     """
-    noised = noise_batch(batch, network, settings)
-    prediction = training_pass(network, batch, noised)
-    counted = batch.target[:, 1:].to(noised.tau.dtype)
-    terms = {
-        name: (value * counted).sum() / counted.sum().clamp(min=1)
-        for name, value in loss_terms(network, batch, noised, prediction, settings).items()
-    }
-    total = sum(
-        (weight * terms[name] for name, weight in settings.weights), start=torch.zeros((), device=counted.device)
-    )
-    return total, terms
+    device = batch.rigids.translations.device.type
+    mixed = torch.is_autocast_enabled(device)
+    # noise and losses are geometry: single precision, whatever the network runs in
+    with torch.autocast(device, enabled=False):
+        noised = noise_batch(batch, network, settings)
+        with torch.autocast(device, enabled=mixed):
+            prediction = training_pass(network, batch, noised)
+        counted = batch.target[:, 1:].to(noised.tau.dtype)
+        terms = {
+            name: (value * counted).sum() / counted.sum().clamp(min=1)
+            for name, value in loss_terms(network, batch, noised, prediction, settings).items()
+        }
+        total = sum(
+            (weight * terms[name] for name, weight in settings.weights), start=torch.zeros((), device=counted.device)
+        )
+        return total, terms

@@ -190,6 +190,7 @@ def train(
         max_length=max(protein.features.length for protein in proteins),
         stride_min=recipe.windows.stride_min,
         stride_max=recipe.windows.stride_max,
+        max_context=recipe.windows.length - 1 if recipe.model.anchored else recipe.model.max_context,
     )
     (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
     weights = output / "weights"
