@@ -29,7 +29,8 @@ from openmm_starmd.analysis.flexibility import mean_structure, radius_of_gyratio
 from openmm_starmd.analysis.runs import joined, reduce
 from openmm_starmd.model.weights import load_weights
 from openmm_starmd.protein import Protein
-from openmm_starmd.rollout import Rollout, SamplerSettings, features_of
+from openmm_starmd.rollout import Rollout, features_of
+from openmm_starmd.sampling import SamplerSettings
 
 VILLIN = Path(openmm.app.__file__).parent / "data" / "test.pdb"
 VARIANTS = {"with contextual noise": None, "without contextual noise": 0.0}
