@@ -3,8 +3,8 @@
     python benchmarks/demo.py demo
 
 Compares the frames that `openmm-starmd run` left in a folder with MD replicas of the same protein from the same start,
-minimised, in ``benchmarks/data/villin`` by default: share of valid frames, RMSD to the start and radius of gyration beside
-MD's mean and standard deviation. MD ran for 200 ps; the demo draws 2 ns.
+minimised, in ``benchmarks/data/villin`` by default: share of valid frames, RMSD to the start and radius of gyration
+beside MD's mean and standard deviation. MD ran for 200 ps; the demo draws 2 ns.
 """
 
 from __future__ import annotations
