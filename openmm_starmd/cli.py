@@ -232,5 +232,10 @@ def _load(trajectory: Path, topology: Path) -> tuple[Any, Any]:
     return mdtraj.load(str(trajectory), top=start.topology), start
 
 
+# registered here so that the command stands with what it runs
+from openmm_starmd.analysis.commands import evaluate  # noqa: E402
+
+app.command()(evaluate)
+
 if __name__ == "__main__":
     sys.exit(app())
