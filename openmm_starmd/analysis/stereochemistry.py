@@ -3,9 +3,7 @@
 No maintained package on PyPI judges Ramachandran and rotamer outliers of a trajectory, so the criteria are written out
 here, to be read and argued with:
 
-- Ramachandran: (φ, ψ) outside every rectangle of :data:`RAMACHANDRAN`. The rectangles follow, to about 10 degrees, the
-  outermost contours of the plots by Lovell et al. (2003, Proteins 50, 437) and of their successors in MolProbity
-  (Williams et al. 2018, Protein Sci. 27, 293), for the same five classes of residues.
+- Ramachandran: (φ, ψ) outside every rectangle of :data:`openmm_starmd.analysis.ramachandran.RAMACHANDRAN`.
 - Rotamers: a χ angle about a bond between two sp3 carbons (or carbon and sulfur) more than :data:`STAGGERED` away from
   -60, 60 and 180 degrees; for χ2 of Phe and Tyr, more than :data:`AROMATIC` away from 90 (mod 180). Other χ angles next
   to sp2 atoms, and the broad χ3 of Met, are free. χ1 of proline must lie within 50 degrees of 0.
@@ -26,6 +24,7 @@ import mdtraj
 import numpy as np
 from numpy.typing import NDArray
 
+from openmm_starmd.analysis.ramachandran import RAMACHANDRAN
 from openmm_starmd.analysis.validity import alpha_carbons, bonded_neighbours
 
 RAMACHANDRAN_LIMIT = 0.0412
@@ -37,79 +36,6 @@ BOND_TOLERANCE = 0.02
 PLANARITY = 30.0  # degrees of ω from 0 or 180
 STAGGERED = 40.0  # degrees
 AROMATIC = 75.0  # degrees
-
-# (φ from, φ to, ψ from, ψ to) in degrees
-_Rectangles = tuple[tuple[int, int, int, int], ...]
-RAMACHANDRAN: dict[str, _Rectangles] = {
-    "general": (
-        (-180, -55, 90, 180),
-        (-55, -35, 100, 145),
-        (-170, -65, 10, 90),
-        (-165, -60, -90, 10),
-        (-60, -45, -75, 5),
-        (-45, -30, -65, -25),
-        (-150, -80, -110, -90),
-        (-150, -85, -160, -110),
-        (-180, -65, -180, -150),
-        (20, 70, 30, 75),
-        (45, 90, 0, 30),
-        (60, 95, -65, 0),
-        (50, 75, 75, 100),
-        (50, 75, 140, 180),
-        (50, 80, -180, -105),
-        (170, 180, 135, 180),
-    ),
-    "glycine": (
-        (-180, -55, 100, 180),
-        (-55, -30, 110, 145),
-        (-170, -70, 60, 100),
-        (-175, -65, 0, 60),
-        (-155, -50, -40, 0),
-        (-140, -40, -75, -40),
-        (-130, -50, -100, -75),
-        (-180, -70, -180, -95),
-        (55, 180, -180, -100),
-        (30, 55, -145, -110),
-        (70, 170, -100, -60),
-        (65, 175, -60, 0),
-        (50, 155, 0, 40),
-        (40, 140, 40, 75),
-        (50, 130, 75, 100),
-        (70, 180, 95, 180),
-    ),
-    "beta-branched": (
-        (-180, -55, 115, 170),
-        (-55, -40, 110, 145),
-        (-170, -55, 160, 180),
-        (-155, -75, 70, 115),
-        (-150, -75, 10, 70),
-        (-150, -60, -70, 10),
-        (-60, -35, -65, -20),
-        (-140, -80, -90, -70),
-        (-160, -75, -180, -160),
-        (40, 65, 25, 65),
-        (60, 80, -70, -45),
-    ),
-    "pre-proline": (
-        (-180, -55, 90, 180),
-        (-55, -30, 100, 160),
-        (-180, -105, 40, 90),
-        (-155, -120, 20, 40),
-        (-120, -45, -35, -5),
-        (-115, -40, -80, -35),
-        (-180, -60, -180, -170),
-        (20, 75, 30, 85),
-        (60, 85, 140, 175),
-    ),
-    "proline": (
-        (-110, -45, 100, 180),
-        (-100, -55, 10, 100),
-        (-110, -45, -20, 10),
-        (-95, -35, -40, -20),
-        (-85, -30, -75, -40),
-        (-110, -60, -180, -165),
-    ),
-}
 
 # The atom that ends each χ angle; the four atoms are consecutive along the chain N, CA, CB, ...
 _SIDE_CHAINS: dict[str, tuple[tuple[str, ...], ...]] = {
