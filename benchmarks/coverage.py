@@ -273,7 +273,8 @@ def notes(results: dict[str, dict[str, Any]], settings: evaluate.Settings, timin
         f"JSD: Jensen-Shannon {root}, logarithm to base {settings.base:g}; with recall and precision on "
         f"{settings.bins} bins over the reference's range, and one beyond either end, in each of {settings.dimensions} "
         "principal components of the reference, valid frames only; their share of its variance: "
-        + ", ".join(f"{name} {100 * result['explained']:.0f} %" for name, result in results.items()),
+        + ", ".join(f"{name} {100 * result['explained']:.0f} %" for name, result in results.items())
+        + ". With fewer frames than bins these three say little by themselves: read them beside the second MD replica",
         f"RMSD-lag err.: mean difference relative to the reference, lags up to {top('rmsd')}",
         f"autocorr. err.: mean difference in at most {settings.components} components, lags up to "
         f"{top('autocorrelation')}",
