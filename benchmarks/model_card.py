@@ -63,6 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--note", default="", help="sentences about the training that the recipe does not hold")
     arguments = parser.parse_args()
     folder = arguments.folder
     config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
@@ -95,8 +96,9 @@ def main() -> None:
             max_length=config.max_length,
             count=len(proteins),
             total=sum(sum(p["picoseconds"]) for p in proteins) / 1000,
+            designs=sum(p["name"].startswith("EEHEE") for p in proteins),
             held_out=", ".join(held_out["proteins"]),
-            recipe=describe(recipe),
+            recipe=f"{describe(recipe)} {arguments.note}".strip(),
             proteins="\n".join(rows),
             stride=held_out["settings"]["stride"],
             seeds=len(held_out["settings"]["seeds"]),

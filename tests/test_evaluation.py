@@ -13,7 +13,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from openmm_starmd.analysis import coverage, dynamics, flexibility, floors, matching, runs, stereochemistry
-from openmm_starmd.analysis.evaluate import Settings, evaluate
+from openmm_starmd.analysis.evaluate import evaluate
+from openmm_starmd.analysis.yardstick import Settings
 
 VILLIN = os.path.join(os.path.dirname(openmm.app.__file__), "data", "test.pdb")
 N = 35  # its residues

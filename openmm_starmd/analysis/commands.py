@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from openmm_starmd.analysis.evaluate import Evaluation, Settings
+    from openmm_starmd.analysis.evaluate import Evaluation
     from openmm_starmd.analysis.runs import Run
+    from openmm_starmd.analysis.yardstick import Settings
 
 
 def evaluate(
@@ -49,7 +50,7 @@ def evaluate(
     from openmm_starmd.cli import clean_errors
 
     with clean_errors():
-        from openmm_starmd.analysis.evaluate import Settings
+        from openmm_starmd.analysis.yardstick import Settings
 
         settings = Settings(bins=bins, dimensions=dimensions, frames=frames)
         outcome = evaluate_files(

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from openmm_starmd.analysis import report_plots, viewer
-from openmm_starmd.analysis.evaluate import COLUMNS, NAN, Evaluation, show
+from openmm_starmd.analysis.evaluate import COLUMNS, Evaluation, show
+from openmm_starmd.analysis.yardstick import NAN
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 1180px; margin: 2em auto; padding: 0 1em; }

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from openmm_starmd.analysis.evaluate import Evaluation, Row
+from openmm_starmd.analysis.evaluate import Evaluation
+from openmm_starmd.analysis.yardstick import Row
 
 # Okabe and Ito, told apart by every kind of colour vision; the reference is orange as in the run's picture.
 _COLORS = {
