@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from paper import markdown, paper_table
 
 from openmm_starmd import __version__
-from openmm_starmd.analysis import coverage, dynamics, evaluate, floors
+from openmm_starmd.analysis import coverage, dynamics, evaluate, floors, yardstick
 from openmm_starmd.analysis.runs import Run
 from openmm_starmd.analysis.stereochemistry import of_trace
 from openmm_starmd.analysis.validity import alpha_carbons, bonded_neighbours, judge
@@ -89,7 +89,7 @@ def spread_evenly(frames: int, count: int) -> NDArray[np.int64]:
     return np.arange(count) * frames // count
 
 
-def summarise(runs: Sequence[evaluate.Row], label: str) -> Figures:
+def summarise(runs: Sequence[yardstick.Row], label: str) -> Figures:
     """Mean and standard deviation over seeds; None where undefined in any way."""
     seeds = [{key: known(run.figures.get(key)) for key in KEYS} for run in runs]
     over = {key: [value for seed in seeds if (value := seed[key]) is not None] for key in KEYS}
@@ -123,9 +123,9 @@ def measure(folder: Path, replica: int, ratio: float | None, arguments: argparse
         raise ValueError(f"replica {replica} of {name} has {int(reference.valid.sum())} valid frames; it needs two")
     start = structure.xyz[:1, alpha_carbons(structure.topology)]
     frozen = traced(ROWS["frozen"], np.repeat(start, frames, 0), stride, structure)
-    settings = evaluate.Settings(bins=arguments.bins, dimensions=arguments.dimensions)
+    settings = yardstick.Settings(bins=arguments.bins, dimensions=arguments.dimensions)
     lags = evaluate.choose_lags(frames)
-    scale = evaluate.Yardstick(reference, settings, lags)
+    scale = yardstick.Yardstick(reference, settings, lags)
 
     drawn, networks, lenient = [], [], []
     for seed in arguments.seeds:
@@ -172,14 +172,14 @@ def measure(folder: Path, replica: int, ratio: float | None, arguments: argparse
     }
 
 
-def stopped(short: Run, frames: int, stride: float, scale: evaluate.Yardstick) -> evaluate.Row:
+def stopped(short: Run, frames: int, stride: float, scale: yardstick.Yardstick) -> yardstick.Row:
     """Figures of a run that ended early, spread over the reference's number of frames; nothing that depends on time."""
     places = spread_evenly(len(short), frames)
     run = replace(
         short, alphas=short.alphas[places], stride=stride, valid=short.valid[places], atoms=short.atoms[places]
     )
     row = scale.measure(run, short, "floor")
-    row.figures |= dict.fromkeys(TIMED, evaluate.NAN)
+    row.figures |= dict.fromkeys(TIMED, yardstick.NAN)
     return row
 
 
@@ -217,7 +217,7 @@ def cells(figures: Figures) -> list[str]:
     return [cell(key, scale, digits) for key, _, scale, digits in COLUMNS]
 
 
-def table(results: dict[str, dict[str, Any]], summary: dict[str, Figures], settings: evaluate.Settings) -> str:
+def table(results: dict[str, dict[str, Any]], summary: dict[str, Figures], settings: yardstick.Settings) -> str:
     """Markdown: rows per protein, then means over proteins and the model's distance from the other rows.
 
     Parameters
@@ -254,7 +254,7 @@ def table(results: dict[str, dict[str, Any]], summary: dict[str, Figures], setti
     return "\n\n".join(parts)
 
 
-def notes(results: dict[str, dict[str, Any]], settings: evaluate.Settings, timing: str, stride: float) -> list[str]:
+def notes(results: dict[str, dict[str, Any]], settings: yardstick.Settings, timing: str, stride: float) -> list[str]:
     """The choices behind the figures, in sentences."""
 
     def each(text: str) -> str:
@@ -353,7 +353,7 @@ def main() -> None:
         results[name] = measure(arguments.data / name, replica, ratio, arguments)
     if not results:
         sys.exit(f"no reference MD in {arguments.data}; see benchmarks/data/README.md")
-    settings = evaluate.Settings(bins=arguments.bins, dimensions=arguments.dimensions)
+    settings = yardstick.Settings(bins=arguments.bins, dimensions=arguments.dimensions)
     summary, remarks = means(results), notes(results, settings, timing, arguments.stride)
     print(
         f"{arguments.weights}, stride {arguments.stride:g} ps, {arguments.steps} denoising steps, "

@@ -183,7 +183,10 @@ def table(results: dict[str, dict[str, Any]], best: str) -> str:
 
     def row(protein: str, label: str, f: dict[str, Any]) -> str:
         def show(key: str, scale: float = 1.0, digits: int = 2) -> str:
-            return f"{scale * f[key]:.{digits}f}" if key in f and np.isfinite(f[key]) else "-"
+            if key not in f or not np.isfinite(f[key]):
+                return "-"
+            spread = scale * np.std([seed[key] for seed in f.get("seeds", [])]) if len(f.get("seeds", [])) > 1 else 0.0
+            return f"{scale * f[key]:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread > 0 else "")
 
         lag = (
             f"{show('lag_ratio')} ({min(f['lag_ratios']):.2f} to {max(f['lag_ratios']):.2f})"
@@ -212,6 +215,12 @@ def table(results: dict[str, dict[str, Any]], best: str) -> str:
             f"| {10 * size:.2f} ± {10 * size_sd:.2f} |"
         )
     return "\n".join(lines)
+
+
+def spans(results: dict[str, dict[str, Any]], stride: float) -> str:
+    """One sentence: how much of each protein was compared."""
+    listed = ", ".join(f"{name} {result['frames']}" for name, result in results.items())
+    return f"Frames of {stride:g} ps compared: {listed}. ± is the SD over seeds, for MD's RMSD and Rg that over frames."
 
 
 def means(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -268,6 +277,7 @@ def main() -> None:
         f"{len(arguments.seeds)} seeds; validity of the model over {arguments.frames} frames\n"
     )
     print(table(results, summary["best_network"]))
+    print(f"\n{spans(results, arguments.stride)}")
     ceiling = summary["second_rmsf_correlation"]
     print(
         f"\nMean RMSF correlation: STAR-MD {summary['model_rmsf_correlation']:.2f}, "

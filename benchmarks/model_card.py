@@ -17,7 +17,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fidelity import means, table
+from fidelity import means, spans, table
 
 from openmm_starmd.model.config import ModelConfig
 
@@ -34,8 +34,9 @@ def mean_line(results: dict) -> str:
     summary = means(results["proteins"])
     ceiling = summary["second_rmsf_correlation"]
     networks = ", ".join(f"{label} {value:.2f}" for label, value in summary["network_rmsf_correlation"].items())
+    compared = spans(results["proteins"], results["settings"]["stride"])
     return (
-        f"Mean RMSF correlation: STAR-MD {summary['model_rmsf_correlation']:.2f}, second MD replica "
+        f"{compared}\n\nMean RMSF correlation: STAR-MD {summary['model_rmsf_correlation']:.2f}, second MD replica "
         f"{'-' if ceiling is None else format(ceiling, '.2f')}, {networks}. Worst single rollout: "
         f"{100 * summary['worst_valid']:.1f} % valid."
     )
