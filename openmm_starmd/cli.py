@@ -204,7 +204,7 @@ def plot(
     ] = None,
     interval: Annotated[
         float | None,
-        typer.Option(help="Time between frames, ps; else that of the run's config.json, else the file's own."),
+        typer.Option(min=1e-6, help="ps between frames; else that of the run's config.json, else the file's own."),
     ] = None,
 ) -> None:
     """Draw RMSD to start, radius of gyration, RMSF per residue and the share of valid frames."""
@@ -218,6 +218,11 @@ def plot(
         over = None
         if reference is not None:
             over = picture.figures(*_load(reference, reference_topology or topology))
+            if len(over["residue"]) != len(figures["residue"]):
+                raise ValueError(
+                    f"{trajectory} has {len(figures['residue'])} residues and {reference} {len(over['residue'])}: the "
+                    "reference must be of the same protein"
+                )
         typer.echo(picture.draw(output, figures, over))
 
 
@@ -225,11 +230,15 @@ def _load(trajectory: Path, topology: Path) -> tuple[Any, Any]:
     """Trajectory and start structure, or a ValueError."""
     import mdtraj
 
-    for path in (trajectory, topology):
-        if not path.is_file():
-            raise ValueError(f"there is no file {path}")
-    start = mdtraj.load(str(topology))[0]
-    return mdtraj.load(str(trajectory), top=start.topology), start
+    from openmm_starmd.analysis.files import check_atoms, load_structure
+
+    start = load_structure(topology)
+    check_atoms(trajectory, start.topology, topology)
+    try:
+        return mdtraj.load(str(trajectory), top=start.topology), start
+    except Exception as error:
+        # mdtraj's readers raise whatever the damage happens to cause
+        raise ValueError(f"{trajectory} cannot be read: {type(error).__name__}: {error}") from error
 
 
 # registered here so that the command stands with what it runs

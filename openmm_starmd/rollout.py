@@ -334,6 +334,14 @@ def make_rollout(
         )
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"there is no device {device!r}: choose 'cpu', 'cuda' or 'cuda:N'") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device is {str(device)!r}, but torch sees {torch.cuda.device_count()} CUDA devices: use 'cpu'"
+        )
     seeds = [seed] if isinstance(seed, int) else list(seed)
     settings = SamplerSettings(
         config.sampler,

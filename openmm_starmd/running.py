@@ -143,32 +143,75 @@ def run(
         stride=simulation.stride.value_in_unit(unit.picosecond),
         atoms=simulation.atoms,
     )
-    trajectory_path = folder / f"trajectory.{settings.format}"
-    going_on = config_path.exists() and checkpoint_path.exists()
-    if going_on:
-        simulation.loadCheckpoint(str(checkpoint_path))
-        truncate(trajectory_path, simulation.currentStep)
-        _truncate_log(folder / "log.csv", simulation.currentStep)
-    else:
-        _begin(folder, simulation, trajectory_path)
-        config = asdict(settings) | {"input": str(structure), "sha256": digest}
-        config["device"] = device
-        write_text(config_path, json.dumps(config, indent=1) + "\n")
-    device_then = read_config(config_path).get("device")
-    if device_then != device:
-        warnings.warn(f"the run was begun on {device_then}: frames will agree with it only to rounding", stacklevel=2)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        trajectory_path = folder / f"trajectory.{settings.format}"
+        going_on = config_path.exists() and checkpoint_path.exists()
+        if going_on:
+            simulation.loadCheckpoint(str(checkpoint_path))
+            truncate(trajectory_path, simulation.currentStep)
+            _truncate_log(folder / "log.csv", simulation.currentStep)
+        else:
+            if not config_path.exists():
+                _refuse_to_overwrite(folder)
+            config = asdict(settings) | {"input": str(structure), "sha256": digest}
+            config["device"] = device
+            write_text(config_path, json.dumps(config, indent=1) + "\n")
+            _begin(folder, simulation, trajectory_path)
+        device_then = read_config(config_path).get("device")
+        if device_then != device:
+            warnings.warn(
+                f"the run was begun on {device_then}: frames will agree with it only to rounding", stacklevel=2
+            )
 
-    done = simulation.currentStep
-    began = time.perf_counter()
-    interrupted = _draw(
-        simulation, frames, folder, trajectory_path, going_on, checkpoint_interval, progress and sys.stderr is not None
-    )
-    drawn, seconds = simulation.currentStep - done, time.perf_counter() - began
-    speed = 86.4 * drawn * settings.stride / seconds if drawn else float("nan")
-    # asked for no more than there is, a run keeps the summary and the speed it has
-    if not interrupted and (drawn or _summarised_frames(folder / "summary.json") != done):
-        _summarise(folder, trajectory_path, settings, speed)
-    return Outcome(simulation.currentStep, interrupted, speed)
+        done = simulation.currentStep
+        began = time.perf_counter()
+        interrupted = _draw(
+            simulation,
+            frames,
+            folder,
+            trajectory_path,
+            going_on,
+            checkpoint_interval,
+            progress and sys.stderr is not None,
+        )
+        drawn, seconds = simulation.currentStep - done, time.perf_counter() - began
+        speed = 86.4 * drawn * settings.stride / seconds if drawn else float("nan")
+        # asked for no more than there is, a run keeps the summary and the speed it has
+        if not interrupted and (drawn or _summarised_frames(folder / "summary.json") != done):
+            _summarise(folder, trajectory_path, settings, speed)
+        return Outcome(simulation.currentStep, interrupted, speed)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the directory against a second process that would write the same files; any death frees it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"another process is drawing into {folder}: wait for it, or choose another --output"
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _refuse_to_overwrite(folder: Path) -> None:
+    """Raise a ValueError if the directory holds files of somebody else under the names a run writes."""
+    names = ["topology.pdb", "log.csv", "checkpoint.chk", *(f"trajectory.{ending}" for ending in FORMATS)]
+    there = [name for name in names if (folder / name).exists()]
+    if there:
+        raise ValueError(
+            f"{folder} holds {', '.join(there)}, which no run with a config.json there wrote: choose another --output"
+        )
 
 
 def _draw(
@@ -233,7 +276,6 @@ def _signals_as_flag() -> Iterator[list[int]]:
 
 def _begin(folder: Path, simulation: StarMDSimulation, trajectory_path: Path) -> None:
     """Make the directory and write the topology; leftovers of a run that never reached a checkpoint go."""
-    folder.mkdir(parents=True, exist_ok=True)
     for leftover in (trajectory_path, folder / "log.csv", folder / "checkpoint.chk"):
         leftover.unlink(missing_ok=True)
     positions = simulation.context.getState(positions=True).getPositions()

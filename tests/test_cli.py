@@ -199,3 +199,40 @@ def test_villin_moves_and_stays_whole(tmp_path):
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["valid_fraction"] >= 0.9
     assert 0.02 < summary["rmsd_to_start_nm"]["mean"] < 0.5
+
+
+def test_files_of_others_are_not_overwritten(peptide, weights, tmp_path):
+    (tmp_path / "trajectory.dcd").write_text("mine")
+    result = invoke("run", peptide, "--frames", 1, "--weights", weights, "--output", tmp_path)
+    assert result.exit_code == 2 and "trajectory.dcd" in result.output
+    assert (tmp_path / "trajectory.dcd").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_is_drawn_into_by_one_process(peptide, weights, tmp_path):
+    process = start(peptide, weights, tmp_path / "out", 400)
+    try:
+        wait_for_frames(process, tmp_path / "out", 3)
+        result = invoke("run", peptide, "--frames", 5, "--weights", weights, "--output", tmp_path / "out", "--resume")
+        assert result.exit_code == 2 and "another process" in result.output
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("device", ["cuda:7", "nonsense"])
+def test_devices_that_are_not_there_are_refused(peptide, weights, tmp_path, device):
+    result = invoke("run", peptide, "--frames", 1, "--weights", weights, "--device", device, "--output", tmp_path / "o")
+    assert result.exit_code == 2 and "device" in result.output
+
+
+def test_plot_refuses_what_it_cannot_read(peptide, weights, tmp_path):
+    assert invoke("run", peptide, "--frames", 2, "--weights", weights, "--output", tmp_path / "o").exit_code == 0
+    text = tmp_path / "text.pdb"
+    text.write_text("not a structure")
+    trajectory, topology = tmp_path / "o" / "trajectory.dcd", tmp_path / "o" / "topology.pdb"
+    for result, words in (
+        (invoke("plot", trajectory, "--topology", text, "--output", tmp_path / "p.png"), "cannot be read"),
+        (invoke("plot", text, "--topology", topology, "--output", tmp_path / "p.png"), "cannot be read"),
+        (invoke("plot", trajectory, "--topology", peptide, "--output", tmp_path / "p.png"), "atoms"),
+    ):
+        assert result.exit_code == 2 and words in result.output

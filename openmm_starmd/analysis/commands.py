@@ -100,16 +100,16 @@ def evaluate_files(
     ValueError
         If a file is missing or does not fit its topology, or the trajectories cannot be compared.
     """
-    import mdtraj
 
     from openmm_starmd.analysis import evaluate as evaluation
+    from openmm_starmd.analysis.files import load_structure
     from openmm_starmd.analysis.report import write_report
     from openmm_starmd.analysis.validity import bonded_neighbours
 
     for path in (*references, *generated, topology, *([generated_topology] if generated_topology else [])):
         if not path.is_file():
             raise ValueError(f"there is no file {path}")
-    start = mdtraj.load(str(topology))[0]
+    start = load_structure(topology)
     start = start.atom_slice(start.topology.select("protein"))
     bonded = bonded_neighbours(start)
     labels = _labels([*references, *generated])
@@ -135,17 +135,20 @@ def _read(path: Path, topology: Path, label: str, stride: float | None, bonded: 
     """A trajectory file, reduced: heavy atoms of its protein only, a thousand frames at a time."""
     import mdtraj
 
+    from openmm_starmd.analysis.files import check_atoms, load_structure
     from openmm_starmd.analysis.runs import joined, reduce
 
-    structure: mdtraj.Topology = mdtraj.load(str(topology)).topology
+    structure = load_structure(topology).topology
+    check_atoms(path, structure, topology)
     heavy = structure.select("protein and not element H")
     parts: list[Run] = []
     try:
         stream = mdtraj.iterload(str(path), chunk=1000, top=structure, atom_indices=heavy)
         for part in stream:
             parts.append(reduce(part, label, stride=stride or _interval(part, parts), bonded=bonded))
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} with the topology {topology}: {error}") from error
+    except Exception as error:
+        # mdtraj's readers raise whatever the damage happens to cause
+        raise ValueError(f"{path} with the topology {topology}: {type(error).__name__}: {error}") from error
     if not parts:
         raise ValueError(f"{path} has no frames")
     return joined(parts)

@@ -70,7 +70,7 @@ def load_weights(weights: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> Weights:
         if not needed.exists():
             raise ValueError(
                 f"no weights {str(weights)!r}: {needed} does not exist. Give a directory with model.safetensors and "
-                f"config.json, or one of the bundled names {bundled_weights()}"
+                f"config.json (of a training run: RUN/weights), or one of the bundled names {bundled_weights()}"
             )
     try:
         config = ModelConfig.from_dict(json.loads(config_path.read_text()))

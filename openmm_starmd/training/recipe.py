@@ -208,6 +208,10 @@ def train(
     checkpoint = ModelCheckpoint(
         dirpath=output, filename="step-{step}", every_n_train_steps=recipe.save_every, save_last=True, save_top_k=1
     )
+    if accelerator not in ("auto", "cpu", "gpu"):
+        raise ValueError(f"accelerator is {accelerator!r}; choose 'auto', 'cpu' or 'gpu'")
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise ValueError("accelerator is 'gpu', but torch sees no CUDA device: use 'auto' or 'cpu'")
     on_gpu = accelerator != "cpu" and torch.cuda.is_available()
     trainer = lightning.Trainer(
         max_steps=recipe.steps,
