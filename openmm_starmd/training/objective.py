@@ -36,8 +36,7 @@ class ObjectiveSettings:
         Perturbation of the clean copies that the network is not told of; upper ends in nm and rad.
     geometry_tau : float
         FAPE, distances and clashes count for τ up to this only. At higher noise the clean frame is truly uncertain, its
-        best estimate is a mean over structures and need not look like one; asking that it does biases the score and
-        narrows what is sampled.
+        best estimate is a mean over structures and need not look like one.
     weights : tuple of (str, float)
         Name and weight of each loss.
     """
@@ -60,6 +59,7 @@ class ObjectiveSettings:
     )
 
 
+# The paper's losses and weights (table 10), but for its side-chain FAPE of 0.5, which is not here yet.
 PAPER_OBJECTIVE = ObjectiveSettings(
     tau_min=0.01,
     log_uniform=0.0,
