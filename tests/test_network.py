@@ -221,3 +221,27 @@ def test_config_refuses_nonsense():
         ModelConfig.from_dict({**preset("mini").to_dict(), "surprise": 1})
     assert ModelConfig.from_dict(preset("paper").to_dict()) == preset("paper")
     assert isinstance(recipe_objective("mini"), ObjectiveSettings)
+
+
+@pytest.mark.parametrize("form", ["mini", "paper"])
+def test_recomputed_blocks_give_the_same_gradients(form, monkeypatch):
+    network, batch, _ = noised(form)
+    network.train()
+    calls = []
+    inside = type(network.blocks[0]).forward
+    monkeypatch.setattr(type(network.blocks[0]), "forward", lambda *a: calls.append(1) or inside(*a))
+    gradients = []
+    for network.checkpoint_blocks in (False, True):
+        network.zero_grad()
+        calls.clear()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            total, _ = objective(network, batch, recipe_objective(form))
+        total.backward()
+        assert len(calls) == (4 if network.checkpoint_blocks else 2), "two blocks, each once more for the gradient"
+        gradients.append([p.grad.clone() for p in network.parameters() if p.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    # neither inference nor a pass with a cache recomputes
+    with torch.no_grad():
+        calls.clear()
+        training_pass(network, batch, noise_batch(batch, network, recipe_objective(form)))
+    assert len(calls) == 2

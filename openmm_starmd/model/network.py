@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from openmm_starmd.geometry.rigid import Rigids, cb_from_rigids
 from openmm_starmd.geometry.so3 import exp_map
@@ -141,11 +142,18 @@ class Network(nn.Module):
     Parameters
     ----------
     config : ModelConfig
+
+    Attributes
+    ----------
+    checkpoint_blocks : bool
+        Whether a training pass keeps only the inputs of each block and computes its inside again for the gradient: a
+        third more time for memory that no longer grows with what happens inside the blocks.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.checkpoint_blocks = False
         self.conditioner = Conditioner(config)
         self.single, self.pair = (
             nn.Linear(config.conditioner_s, config.c_s),
@@ -243,8 +251,15 @@ class Network(nn.Module):
             config.attention_hidden // config.attention_heads,
             dtype,
         )
+        recompute = self.checkpoint_blocks and self.training and cache is None and torch.is_grad_enabled()
         for block in self.blocks:
-            s, z, rigids = block(s, z, estimate, rigids, t, rotary, mask, cache, store, mixed)
+            inputs = (s, z, estimate, rigids, t, rotary, mask, cache, store, mixed)
+            # nothing in a block is random
+            s, z, rigids = (
+                checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+                if recompute
+                else block(*inputs)
+            )
         raw = self.head(self.head_norm(s)).unflatten(-1, (TORSIONS, 2))
         norms = (raw.square().sum(-1) + 1e-8).sqrt()
         return Prediction(rigids, raw / norms[..., None], norms, estimate)
