@@ -5,22 +5,46 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import mdtraj
 import numpy as np
 import torch
 
 from openmm_starmd.geometry.residues import AMINO_ACIDS, THREE_TO_ONE
-from openmm_starmd.geometry.rigid import rigids_from_backbone
+from openmm_starmd.geometry.rigid import Rigids, rigids_from_backbone
 from openmm_starmd.model.features import Features
 
 # χ angles that a rotation by 180° maps onto a chemically identical side chain, by (residue, index of χ from 0)
 SYMMETRIC_CHI = {("ASP", 1), ("PHE", 1), ("TYR", 1), ("GLU", 2)}
 
 
+class Replica(Protocol):
+    """One trajectory of one protein, in memory (:class:`LoadedReplica`) or on disk.
+
+    Attributes
+    ----------
+    interval : float
+        Time between frames, ps.
+    """
+
+    @property
+    def interval(self) -> float:
+        """Time between frames, ps."""
+
+    def __len__(self) -> int:
+        """Number of frames."""
+
+    def rigids(self, index: np.ndarray) -> Rigids:
+        """Poses of the frames `index` [...]: Rigids [..., N], float32, nm. No other frame is read."""
+
+    def torsions_at(self, index: np.ndarray) -> np.ndarray:
+        """Torsions of the frames `index` [...]: [..., N, 5], float32: ψ and χ1..4, radians; 0 where there is none."""
+
+
 @dataclass(frozen=True)
-class Replica:
-    """One trajectory of one protein.
+class LoadedReplica:
+    """A :class:`Replica` in memory.
 
     Attributes
     ----------
@@ -35,6 +59,17 @@ class Replica:
     backbone: np.ndarray
     torsions: np.ndarray
     interval: float
+
+    def __len__(self) -> int:
+        return len(self.backbone)
+
+    def rigids(self, index: np.ndarray) -> Rigids:
+        """See :class:`Replica`."""
+        return rigids_from_backbone(torch.from_numpy(self.backbone[index]))
+
+    def torsions_at(self, index: np.ndarray) -> np.ndarray:
+        """See :class:`Replica`."""
+        return self.torsions[index]
 
 
 @dataclass(frozen=True)
@@ -107,7 +142,7 @@ def load_protein(folder: str | os.PathLike[str], replicas: list[int] | None = No
         if trajectory.n_frames < 2:
             continue
         interval = float(np.diff(trajectory.time).mean())
-        loaded.append(Replica(trajectory.xyz[:, backbone], measure_torsions(trajectory)[0], interval))
+        loaded.append(LoadedReplica(trajectory.xyz[:, backbone], measure_torsions(trajectory)[0], interval))
     if not loaded:
         raise ValueError(f"{folder}: every trajectory has fewer than two frames")
 

@@ -122,7 +122,7 @@ class WindowDataset(Dataset[Batch]):
             raise ValueError("no proteins to draw windows from")
         self.proteins, self.settings, self.steps = list(proteins), settings, steps
         self.trajectories = [(protein, replica) for protein in proteins for replica in protein.replicas]
-        spans = np.array([len(replica.backbone) * replica.interval for _, replica in self.trajectories])
+        spans = np.array([len(replica) * replica.interval for _, replica in self.trajectories])
         # longer data deserve more visits, but a protein with little data must still be seen
         self.weights = np.sqrt(spans)
 
@@ -140,7 +140,7 @@ class WindowDataset(Dataset[Batch]):
             stride = math.exp(rng.uniform(math.log(settings.stride_min), math.log(settings.stride_max)))
         protein, replica = self._trajectory(stride, rng)
         step_frames = max(1, round(stride / replica.interval))
-        frames, interval = len(replica.backbone), replica.interval
+        frames, interval = len(replica), replica.interval
         opening = "none"
         if rng.random() < settings.gap_probability:
             opening = "earlier" if rng.random() < 0.5 else "start"
@@ -155,11 +155,13 @@ class WindowDataset(Dataset[Batch]):
             windows.append(window)
             firsts.append(window[0])
         index = np.stack(windows)  # [B, L] or, with the PDB file's structure in front, [B, L - 1]
-        backbone, torsions = replica.backbone[index], replica.torsions[index]
+        rigids, torsions = replica.rigids(index), replica.torsions_at(index)
         times = interval * (index + 1.0)  # the first frame of a trajectory lies one interval after its start
         if opening == "start":
-            start = backbone_from_rigids(protein.features.reference).numpy().astype(backbone.dtype)
-            backbone = np.concatenate([np.broadcast_to(start, (len(index), 1, *start.shape)), backbone], axis=1)
+            # through the atoms, as every other frame has come, so that rounding is the same
+            start = rigids_from_backbone(backbone_from_rigids(protein.features.reference).to(rigids.translations))
+            start = start.map(lambda x: x.expand(len(index), 1, *x.shape))
+            rigids = Rigids(*(torch.cat(pair, dim=1) for pair in zip(start, rigids, strict=True)))
             torsions = np.concatenate([np.zeros_like(torsions[:, :1]), torsions], axis=1)
             times = np.concatenate([np.zeros((len(index), 1)), times], axis=1)
         gaps = np.diff(times, axis=1)
@@ -170,11 +172,10 @@ class WindowDataset(Dataset[Batch]):
         features = protein.features
         # behind the PDB file's structure the window's own first frame may be a target
         if opening != "start" and rng.random() < settings.reference_probability:
-            earliest = torch.from_numpy(replica.backbone[min(firsts)])
-            features = features.with_reference(rigids_from_backbone(earliest))
+            features = features.with_reference(replica.rigids(np.array(min(firsts))))
         return Batch(
             features=features,
-            rigids=chained(rigids_from_backbone(torch.from_numpy(backbone))),
+            rigids=chained(rigids),
             torsions=torch.from_numpy(torsions),
             torsion_mask=torch.from_numpy(protein.torsion_mask),
             torsion_symmetric=torch.from_numpy(protein.torsion_symmetric),
@@ -188,7 +189,7 @@ class WindowDataset(Dataset[Batch]):
         weights = self.weights
         if rng.random() < self.settings.full_probability:
             span = (self.settings.full_frames - 1) * stride
-            full = np.array([(len(r.backbone) - 1) * r.interval >= span for _, r in self.trajectories])
+            full = np.array([(len(r) - 1) * r.interval >= span for _, r in self.trajectories])
             if full.any():
                 weights = weights * full
         return self.trajectories[rng.choice(len(weights), p=weights / weights.sum())]

@@ -133,7 +133,7 @@ def write_training_data(folder: Path, proteins: Sequence[ProteinData], recipe: R
         {
             "name": protein.name,
             "sequence": protein.sequence,
-            "picoseconds": [round(len(r.backbone) * r.interval, 3) for r in protein.replicas],
+            "picoseconds": [round(len(r) * r.interval, 3) for r in protein.replicas],
         }
         for protein in proteins
     ]
