@@ -246,5 +246,9 @@ from openmm_starmd.analysis.commands import evaluate  # noqa: E402
 
 app.command()(evaluate)
 
+from openmm_starmd.weights_commands import weights_app  # noqa: E402
+
+app.add_typer(weights_app)
+
 if __name__ == "__main__":
     sys.exit(app())

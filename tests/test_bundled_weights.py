@@ -4,7 +4,11 @@ import json
 
 import pytest
 
-from openmm_starmd.model.weights import BUNDLED, bundled_weights, load_weights
+from openmm_starmd.data.identity import LIMIT, identity
+from openmm_starmd.model.weights import BUNDLED, DEFAULT_WEIGHTS, bundled_weights, load_weights
+from openmm_starmd.weights_tools import verify
+
+pytest.importorskip("Bio.Align", reason="needs biopython, of the extra `train`")
 
 HELD_OUT = {
     "1l2y_A": "NLYIQWLKDGGPSSGRPPPS",
@@ -16,23 +20,13 @@ HELD_OUT = {
 NAMES = bundled_weights()
 
 
-def identity(first: str, second: str) -> float:
-    """Identical residues of the best global alignment (BLOSUM62, end gaps free) over the shorter length."""
-    align = pytest.importorskip("Bio.Align", reason="needs biopython, of the extra `test`")
-    aligner = align.PairwiseAligner(mode="global", open_gap_score=-10.0, extend_gap_score=-0.5)
-    aligner.substitution_matrix = align.substitution_matrices.load("BLOSUM62")
-    aligner.end_gap_score = 0.0
-    best = aligner.align(first, second)[0]
-    return sum(a == b for a, b in zip(best[0], best[1], strict=True)) / min(len(first), len(second))
-
-
 def test_identity_measure_finds_a_near_copy():
     assert identity(HELD_OUT["1l2y_A"], "DAYAQWLADGGPSSGRPPPS") == pytest.approx(0.8)
     assert identity(HELD_OUT["1l2y_A"], HELD_OUT["1l2y_A"]) == 1
 
 
 def test_there_are_bundled_weights():
-    assert "starmd-mini-v1" in NAMES
+    assert DEFAULT_WEIGHTS in NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -42,7 +36,7 @@ def test_no_training_protein_resembles_a_held_out_one(name):
     for protein in listing:
         for held_out, sequence in HELD_OUT.items():
             share = identity(protein["sequence"], sequence)
-            assert share <= 0.4, f"{protein['name']} is {100 * share:.0f} % identical to {held_out}"
+            assert share <= LIMIT, f"{protein['name']} is {100 * share:.0f} % identical to {held_out}"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,3 +50,12 @@ def test_weights_load_and_fit_their_card(name):
     for protein in json.loads((BUNDLED / name / "training_data.json").read_text())["proteins"]:
         assert protein["name"] in card and protein["sequence"] in card
         assert len(protein["sequence"]) <= weights.config.max_length
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_pass_their_own_verification(name):
+    checks = list(verify(name, held_out=HELD_OUT))
+    assert [check.name for check in checks if check.ok is not True] == []
+    assert {check.name for check in checks} >= {"files", "numbers", "forward pass", "rollout", "held-out proteins"}
+    near = {"near copy": json.loads((BUNDLED / name / "training_data.json").read_text())["proteins"][0]["sequence"]}
+    assert [check.name for check in verify(name, frames=1, held_out=near) if check.ok is False] == ["held-out proteins"]

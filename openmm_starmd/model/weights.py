@@ -7,9 +7,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from openmm_starmd.model import hub
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.network import Network
 
@@ -42,50 +44,85 @@ def bundled_weights() -> list[str]:
     return sorted(path.parent.name for path in BUNDLED.glob("*/config.json"))
 
 
+def find_weights(weights: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> Path:
+    """Where weights lie; those of the hub are fetched.
+
+    Parameters
+    ----------
+    weights : str or path
+        As for :func:`load_weights`.
+
+    Returns
+    -------
+    Path
+        The safetensors file; ``config.json`` lies beside it.
+
+    Raises
+    ------
+    ValueError
+        If there are no such weights.
+    """
+    if str(weights) in bundled_weights():
+        folder = BUNDLED / str(weights)
+    elif isinstance(weights, str) and hub.is_hub_name(weights):
+        folder = hub.fetch(weights)
+    else:
+        folder = Path(weights)
+    path = folder if folder.is_file() else folder / "model.safetensors"
+    for needed in (path, path.parent / "config.json"):
+        if not needed.exists():
+            raise ValueError(
+                f"no weights {str(weights)!r}: {needed} does not exist. Give a directory with model.safetensors and "
+                f"config.json (of a training run: RUN/weights), one of the bundled names {bundled_weights()}, or "
+                "hf:ORGANISATION/NAME of the Hugging Face hub"
+            )
+    return path
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Configuration in a ``config.json``; a ValueError names the file."""
+    try:
+        return ModelConfig.from_dict(json.loads(path.read_text()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a configuration of openmm_starmd weights: {error}") from error
+
+
 def load_weights(weights: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> Weights:
     """Read weights.
 
     Parameters
     ----------
     weights : str or path
-        Name of bundled weights, a directory with ``model.safetensors`` and ``config.json``, or the safetensors file in
-        such a directory.
+        Name of bundled weights, a directory with ``model.safetensors`` and ``config.json``, the safetensors file in
+        such a directory, or ``"hf:org/name"`` (also ``"org/name"`` that is no local path, and ``@revision`` behind
+        either) of the Hugging Face hub.
 
     Returns
     -------
     Weights
+        In float32, whatever they are stored in.
 
     Raises
     ------
     ValueError
         If there are no such weights, or the file does not fit its configuration.
+    ImportError
+        If weights of the hub are asked for and huggingface_hub is not installed.
     """
-    folder = BUNDLED / str(weights) if str(weights) in bundled_weights() else Path(weights)
-    if folder.is_file():
-        path, folder = folder, folder.parent
-    else:
-        path = folder / "model.safetensors"
-    config_path = folder / "config.json"
-    for needed in (path, config_path):
-        if not needed.exists():
-            raise ValueError(
-                f"no weights {str(weights)!r}: {needed} does not exist. Give a directory with model.safetensors and "
-                f"config.json (of a training run: RUN/weights), or one of the bundled names {bundled_weights()}"
-            )
-    try:
-        config = ModelConfig.from_dict(json.loads(config_path.read_text()))
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{config_path} is not a configuration of openmm_starmd weights: {error}") from error
+    path = find_weights(weights)
+    config = read_config(path.parent / "config.json")
     network = Network(config)
     try:
         network.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path} does not fit {config_path}: {error}") from error
+        raise ValueError(f"{path} does not fit {path.parent / 'config.json'}: {error}") from error
     network.eval().requires_grad_(False)
-    return Weights(network, config, config.name or folder.name, path)
+    return Weights(network, config, config.name or path.parent.name, path)
 
 
-def save_weights(folder: str | os.PathLike[str], network: Network, config: ModelConfig) -> None:
+def save_weights(
+    folder: str | os.PathLike[str], network: Network, config: ModelConfig, dtype: torch.dtype = torch.float32
+) -> None:
     """Write ``model.safetensors`` and ``config.json`` to `folder`, each by renaming a finished temporary file.
 
     Parameters
@@ -94,10 +131,23 @@ def save_weights(folder: str | os.PathLike[str], network: Network, config: Model
         Made if it does not exist.
     network : Network
     config : ModelConfig
+    dtype : torch.dtype
+        What the numbers are stored in: float32, float16 or bfloat16.
+
+    Raises
+    ------
+    ValueError
+        If a number is too large for `dtype`.
     """
     folder = Path(folder)
+    tensors = {}
+    for name, value in network.state_dict().items():
+        value = value.detach().cpu()
+        stored = value.to(dtype) if value.is_floating_point() else value
+        if value.is_floating_point() and not torch.equal(stored.isfinite(), value.isfinite()):
+            raise ValueError(f"{name} holds numbers too large for {str(dtype).removeprefix('torch.')}: use bfloat16")
+        tensors[name] = stored.contiguous()
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     temporary = folder / ".partial-model.safetensors"
     save_file(tensors, temporary)
     os.replace(temporary, folder / "model.safetensors")
