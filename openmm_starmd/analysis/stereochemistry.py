@@ -121,7 +121,7 @@ class Stereochemistry:
 
 
 @dataclass(frozen=True)
-class _Atoms:
+class JudgedAtoms:
     """Indices of what is judged; each row an instance."""
 
     bonds: NDArray[np.int64]  # [bonds, 2]
@@ -141,7 +141,7 @@ def _rows(rows: Sequence[tuple[int, ...]], width: int) -> NDArray[np.int64]:
     return np.array(rows, dtype=np.int64).reshape(-1, width)
 
 
-def _find(topology: mdtraj.Topology, bonded: NDArray[np.bool_]) -> _Atoms:
+def find_judged(topology: mdtraj.Topology, bonded: NDArray[np.bool_]) -> JudgedAtoms:
     """Look up the atoms of everything that is judged."""
     residues = [topology.atom(i).residue for i in alpha_carbons(topology)]
     names = [_ALIASES.get(r.name, r.name) for r in residues]
@@ -181,7 +181,7 @@ def _find(topology: mdtraj.Topology, bonded: NDArray[np.bool_]) -> _Atoms:
             centers.append((here["CA"], here["N"], here["C"], here["CB"]))
         if name in _CENTERS and all(a in here for a in _CENTERS[name]):
             centers.append(tuple(here[a] for a in _CENTERS[name]))
-    return _Atoms(
+    return JudgedAtoms(
         _rows(bonds, 2),
         np.array(lengths),
         _rows(omega, 4),
@@ -292,7 +292,7 @@ def stereochemistry(trajectory: mdtraj.Trajectory, bonded: NDArray[np.bool_] | N
     Stereochemistry
     """
     bonded = bonded_neighbours(trajectory) if bonded is None else bonded
-    atoms = _find(trajectory.topology, bonded)
+    atoms = find_judged(trajectory.topology, bonded)
     frames = trajectory.n_frames
     judged = {
         "bonds": len(atoms.bonds),
