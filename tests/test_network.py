@@ -5,12 +5,21 @@ from dataclasses import replace
 import pytest
 import torch
 
+from openmm_starmd.data.windows import Batch
 from openmm_starmd.geometry.rigid import Rigids
 from openmm_starmd.model.attention import KVCache
 from openmm_starmd.model.config import ModelConfig, preset
 from openmm_starmd.model.frames import Frames
-from openmm_starmd.model.network import Network, block_causal_mask
-from openmm_starmd.training.objective import ObjectiveSettings, noise_batch, objective, recipe_objective, training_pass
+from openmm_starmd.model.masks import block_causal_mask
+from openmm_starmd.model.network import Network
+from openmm_starmd.training.objective import (
+    NoisedBatch,
+    ObjectiveSettings,
+    noise_batch,
+    objective,
+    recipe_objective,
+    training_pass,
+)
 
 from .proteins import random_rotation, toy_batch, villin_features
 
@@ -51,8 +60,10 @@ def part(frames: Frames, index: list[int]) -> Frames:
     )
 
 
-def noised(form: str, frames: int = 4, samples: int = 2, dtype: torch.dtype = torch.float32):
-    network = awake(narrow(form), dtype)
+def noised(
+    form: str, frames: int = 4, samples: int = 2, dtype: torch.dtype = torch.float32, attention: str = "joint"
+) -> tuple[Network, Batch, NoisedBatch]:
+    network = awake(replace(narrow(form), attention=attention), dtype)
     batch = toy_batch(villin_features(12, dtype), frames, samples)
     settings = recipe_objective(form)
     return network, batch, noise_batch(batch, network, settings)
@@ -93,9 +104,10 @@ def test_reference_pose_does_not_matter(form):
     assert (first.rigids.translations - second.rigids.translations).abs().max() < 2e-5
 
 
+@pytest.mark.parametrize("attention", ["joint", "separable"])
 @pytest.mark.parametrize("form", ["mini", "paper"])
-def test_later_copies_change_nothing_at_or_before(form):
-    network, batch, data = noised(form, frames=4)
+def test_later_copies_change_nothing_at_or_before(form, attention):
+    network, batch, data = noised(form, frames=4, attention=attention)
     before = training_pass(network, batch, data)
     for level in range(1, 4):
         # every copy of frames after `level`, and the clean copy of `level` itself, replaced
@@ -113,9 +125,10 @@ def test_later_copies_change_nothing_at_or_before(form):
             assert not torch.equal(after.rigids.translations[:, level], before.rigids.translations[:, level])
 
 
+@pytest.mark.parametrize("attention", ["joint", "separable"])
 @pytest.mark.parametrize("form", ["mini", "paper"])
-def test_noisy_copies_do_not_see_each_other(form):
-    network, batch, data = noised(form, frames=4)
+def test_noisy_copies_do_not_see_each_other(form, attention):
+    network, batch, data = noised(form, frames=4, attention=attention)
     before = training_pass(network, batch, data)
     rigids = data.frames.rigids.map(torch.clone)
     rigids.translations[:, 5] += 0.3  # noisy copy of frame 2
@@ -125,9 +138,11 @@ def test_noisy_copies_do_not_see_each_other(form):
     assert not torch.equal(after.rigids.translations[:, 1], before.rigids.translations[:, 1])
 
 
+@pytest.mark.parametrize("attention", ["joint", "separable"])
 @pytest.mark.parametrize("form", ["mini", "paper"])
-def test_training_pass_equals_cached_inference(form):
-    network, batch, data = noised(form, frames=5)
+@torch.inference_mode()
+def test_training_pass_equals_cached_inference(form, attention):
+    network, batch, data = noised(form, frames=5, attention=attention)
     expected = training_pass(network, batch, data)
     condition, cache = network.condition(batch.features), KVCache()
     for frame in range(1, 5):
@@ -163,9 +178,10 @@ def test_bf16_leaves_geometry_alone(form):
     assert torch.isfinite(total)
 
 
-def test_history_beyond_the_last_frame_matters():
+@pytest.mark.parametrize("attention", ["joint", "separable"])
+def test_history_beyond_the_last_frame_matters(attention):
     """The model is not Markovian: an older clean frame changes the prediction."""
-    network, batch, data = noised("mini", frames=4)
+    network, batch, data = noised("mini", frames=4, attention=attention)
     before = training_pass(network, batch, data)
     rigids = data.frames.rigids.map(torch.clone)
     rigids.translations[:, 0] += 0.2 * torch.randn(12, 3, generator=torch.Generator().manual_seed(1))
@@ -215,6 +231,12 @@ def test_narrow_paper_form_overfits_one_window():
 def test_config_refuses_nonsense():
     with pytest.raises(ValueError, match="sampler"):
         replace(preset("mini"), sampler="heun")
+    with pytest.raises(ValueError, match="attention is 'split'; choose 'joint' or 'separable'"):
+        replace(preset("mini"), attention="split")
+    with pytest.raises(ValueError, match="needs an even number"):
+        replace(preset("mini"), attention="separable", attention_heads=1)
+    with pytest.raises(ValueError, match="conditioner is 'esm'; choose 'reference' or 'openfold'"):
+        replace(preset("mini"), conditioner="esm")
     with pytest.raises(ValueError, match="max_context"):
         replace(preset("mini"), max_context=2)
     with pytest.raises(ValueError, match="unknown configuration keys"):

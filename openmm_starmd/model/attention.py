@@ -1,4 +1,4 @@
-"""Joint space-time attention over (residue, frame) tokens, block-causal in frames, with its KV cache."""
+"""Space-time attention over (residue, frame) tokens, block-causal in frames, with its KV cache."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from openmm_starmd.model.config import ModelConfig
+from openmm_starmd.model.kernels import attend
 from openmm_starmd.model.layers import MLP
+from openmm_starmd.model.masks import FrameMask
 
 RESIDUE_BASE = 1000.0
 FRAME_BASE = 100.0
@@ -39,44 +41,77 @@ class RotaryAngles:
 
 
 class KVCache:
-    """Keys and values of the history's clean frames, one pair of tensors per attention layer.
+    """Keys and values of the history's clean frames, for inference alone.
 
-    Only singles are cached: ``[B, heads, L N, head width]`` each, O(N L d) per layer.
+    Only singles are cached: ``[B, heads, L N, head width]`` of keys and as much of values per attention layer,
+    O(N L d). They lie in buffers with room behind them, where the tokens of a call are laid down to be attended to
+    along with the history; keeping them costs nothing more. A frame is drawn in many calls, and none of them copies the
+    history.
     """
 
     def __init__(self) -> None:
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
+        self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._lengths: dict[int, int] = {}
 
-    def extended(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Cached keys and values of `layer` followed by new ones ``[B, heads, T, head width]``."""
-        if layer >= len(self.keys):
+    @property
+    def keys(self) -> list[Tensor]:
+        """Cached keys of each layer, ``[B, heads, L N, head width]``."""
+        return [keys[..., : self._lengths[layer], :] for layer, (keys, _) in sorted(self._buffers.items())]
+
+    def extended(self, layer: int, key: Tensor, value: Tensor, store: bool) -> tuple[Tensor, Tensor]:
+        """Cached keys and values of `layer` followed by new ones.
+
+        Parameters
+        ----------
+        layer : int
+        key, value : Tensor [B, heads, T, head width]
+        store : bool
+            Whether the new ones stay.
+
+        Returns
+        -------
+        keys, values : Tensor [B, heads, cached + T, head width]
+            Views, good until the next call for this layer.
+        """
+        if torch.is_grad_enabled() and key.requires_grad:
+            raise ValueError("a KVCache is overwritten in place and holds no gradients: use torch.inference_mode()")
+        length = self._lengths.get(layer, 0)
+        if length == 0 and not store:
             return key, value
-        return torch.cat([self.keys[layer], key], dim=-2), torch.cat([self.values[layer], value], dim=-2)
-
-    def store(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """Replace what is cached for `layer`."""
-        if layer == len(self.keys):
-            self.keys.append(key)
-            self.values.append(value)
-        else:
-            self.keys[layer], self.values[layer] = key, value
+        end = length + key.shape[-2]
+        room = self._buffers[layer][0].shape[-2] if length else 0
+        if end > room:
+            grown = tuple(x.new_empty(*x.shape[:-2], 2 * end, x.shape[-1]) for x in (key, value))
+            if length:
+                for new, old in zip(grown, self._buffers[layer], strict=True):
+                    new[..., :length, :] = old[..., :length, :]
+            self._buffers[layer] = grown[0], grown[1]
+        keys, values = self._buffers[layer]
+        keys[..., length:end, :] = key
+        values[..., length:end, :] = value
+        if store:
+            self._lengths[layer] = end
+        return keys[..., :end, :], values[..., :end, :]
 
 
 class SpaceTimeAttention(nn.Module):
     """One S×T layer: attention and MLP, each behind an adaptive LayerNorm with a zero-initialised gate.
 
+    Joint attention lets each token see all residues of all frames. Separable attention, the ablation, has half of the
+    heads look at the same residue in other frames and then the other half at the other residues of the same frame; it
+    has the same parameters, to the name.
+
     Parameters
     ----------
     config : ModelConfig
-        Uses ``c_s``, ``mlp_ratio`` and the ``attention_*`` sizes.
+        Uses ``attention``, ``c_s``, ``mlp_ratio`` and the ``attention_*`` sizes.
     layer : int
         Number of this layer in the network, its place in the cache.
     """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.heads = layer, config.attention_heads
+        self.layer, self.heads, self.joint = layer, config.attention_heads, config.attention == "joint"
         width = config.c_s
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.qkv = nn.Linear(width, 3 * config.attention_hidden, bias=False)
@@ -91,7 +126,7 @@ class SpaceTimeAttention(nn.Module):
         s: Tensor,
         condition: Tensor,
         rotary: RotaryAngles,
-        mask: Tensor | None = None,
+        mask: FrameMask | None = None,
         cache: KVCache | None = None,
         store: bool = False,
     ) -> Tensor:
@@ -104,8 +139,8 @@ class SpaceTimeAttention(nn.Module):
             Embedding of diffusion time and stride.
         rotary : RotaryAngles
             Of the F N tokens, frame by frame.
-        mask : Tensor [F N, F N], bool, optional
-            True where a query (row) may see a key (column).
+        mask : FrameMask, optional
+            Which of the F frames sees which.
         cache : KVCache, optional
             History to attend to as well.
         store : bool
@@ -115,19 +150,56 @@ class SpaceTimeAttention(nn.Module):
         -------
         Tensor [B, F, N, c_s]
         """
-        frames, residues = s.shape[1:3]
         modulation = self.modulation(condition)[:, :, None].chunk(6, dim=-1)  # 6 x [B, F, 1, c_s]
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation
+        mixers = [self._over_all] if self.joint else [self._over_frames, self._over_residues]
+        for mix in mixers:
+            s = s + gate * mix(self.norm(s) * (1 + scale) + shift, rotary, mask, cache, store)
+        return s + mlp_gate * self.mlp(self.norm(s) * (1 + mlp_scale) + mlp_shift)
 
-        x = self.norm(s) * (1 + scale) + shift
-        q, k, v = self.qkv(x).flatten(1, 2).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, T, d]
+    def _over_all(
+        self, x: Tensor, rotary: RotaryAngles, mask: FrameMask | None, cache: KVCache | None, store: bool
+    ) -> Tensor:
+        """Every token to every token that the mask lets it see."""
+        q, k, v = self._turned(self.qkv(x), self.heads, rotary)
+        if cache is not None:
+            k, v = cache.extended(self.layer, k, v, store)
+        mixed = attend(q, k, v, mask)
+        return self.out(mixed.movedim(1, -2).flatten(-2)).unflatten(1, x.shape[1:3])
+
+    def _over_frames(
+        self, x: Tensor, rotary: RotaryAngles, mask: FrameMask | None, cache: KVCache | None, store: bool
+    ) -> Tensor:
+        """Every token to the same residue in other frames."""
+        residues = x.shape[2]
+        q, k, v = self._half(x, 0, rotary)
+        if cache is not None:
+            k, v = cache.extended(self.layer, k, v, store)
+        q, k, v = (y.unflatten(-2, (-1, residues)).movedim(-2, 1) for y in (q, k, v))  # [B, N, H / 2, frames, d]
+        allowed = None if mask is None else mask.frames
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        mixed = mixed.permute(0, 3, 1, 2, 4).flatten(-2)  # [B, F, N, hidden / 2]
+        return nn.functional.linear(mixed, self.out.weight.chunk(2, dim=1)[0])
+
+    def _over_residues(
+        self, x: Tensor, rotary: RotaryAngles, mask: FrameMask | None, cache: KVCache | None, store: bool
+    ) -> Tensor:
+        """Every token to the other residues of its frame, which needs neither mask nor cache."""
+        q, k, v = (
+            y.unflatten(-2, x.shape[1:3]).transpose(1, 2) for y in self._half(x, 1, rotary)
+        )  # [B, F, H / 2, N, d]
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v).movedim(2, -2).flatten(-2)
+        return nn.functional.linear(mixed, self.out.weight.chunk(2, dim=1)[1], self.out.bias)
+
+    def _half(self, x: Tensor, half: int, rotary: RotaryAngles) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the first or the second half of the heads."""
+        weight = self.qkv.weight.unflatten(0, (3, 2, -1))[:, half].flatten(0, 1)
+        return self._turned(nn.functional.linear(x, weight), self.heads // 2, rotary)
+
+    @staticmethod
+    def _turned(qkv: Tensor, heads: int, rotary: RotaryAngles) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values [B, heads, F N, d] of projections [B, F, N, 3 heads d]."""
+        q, k, v = qkv.flatten(1, 2).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
         # normalised queries and keys keep the logits bounded whatever the learning rate
         q, k = (rotary.rotate(nn.functional.rms_norm(y, y.shape[-1:], eps=1e-6)) for y in (q, k))
-        if cache is not None:
-            k, v = cache.extended(self.layer, k, v)
-            if store:
-                cache.store(self.layer, k, v)
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        mixed = self.out(mixed.movedim(1, -2).flatten(-2)).unflatten(1, (frames, residues))
-        s = s + gate * mixed
-        return s + mlp_gate * self.mlp(self.norm(s) * (1 + mlp_scale) + mlp_shift)
+        return q, k, v

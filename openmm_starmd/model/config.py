@@ -22,12 +22,17 @@ class ModelConfig:
         Widths of single and pair features.
     blocks : int
         Number of blocks.
+    conditioner : str
+        Where a protein's time-independent features come from: ``"reference"``, the geometry of a structure, or
+        ``"openfold"``, OpenFold's features that the user hands over.
     conditioner_layers : int
-        Pair-biased attention layers of the conditioner.
+        Pair-biased attention layers of the conditioner; none for OpenFold's features.
     conditioner_s, conditioner_z : int
         Widths of the conditioner's output (384 and 128 in the paper's form, as OpenFold's features have).
     ipa_heads, ipa_hidden, ipa_query_points, ipa_value_points : int
         Sizes of invariant point attention.
+    attention : str
+        ``"joint"`` over residues and frames at once, or ``"separable"``: over frames, then over residues.
     attention_layers, attention_heads, attention_hidden : int
         Space-time attention per block.
     mlp_ratio : int
@@ -94,10 +99,21 @@ class ModelConfig:
     max_length: int = 0
     torsions_trained: bool = False
     name: str = ""
+    attention: str = "joint"
+    conditioner: str = "reference"
 
     def __post_init__(self) -> None:
         if self.sampler not in ("multistep", "posterior", "euler-maruyama"):
             raise ValueError(f"sampler is {self.sampler!r}; choose 'multistep', 'posterior' or 'euler-maruyama'")
+        if self.attention not in ("joint", "separable"):
+            raise ValueError(f"attention is {self.attention!r}; choose 'joint' or 'separable'")
+        if self.attention == "separable" and self.attention_heads % 2:
+            raise ValueError(
+                f"attention_heads is {self.attention_heads}; separable attention halves the heads between frames and "
+                "residues and needs an even number"
+            )
+        if self.conditioner not in ("reference", "openfold"):
+            raise ValueError(f"conditioner is {self.conditioner!r}; choose 'reference' or 'openfold'")
         if self.attention_hidden % (4 * self.attention_heads):
             raise ValueError(
                 f"attention_hidden {self.attention_hidden} must be a multiple of 4 x attention_heads "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ class Features:
         Whether residue i is peptide-bonded to residue i + 1.
     reference : Rigids [N]
         Pose of each residue in the reference structure, nm. Only its internal geometry is used.
+    single : Tensor [N, 384], optional
+    pair : Tensor [N, N, 128], optional
+        OpenFold's features, for weights that condition on them.
     """
 
     residue_types: Tensor
@@ -32,6 +35,8 @@ class Features:
     chain_index: Tensor
     bonded: Tensor
     reference: Rigids
+    single: Tensor | None = None
+    pair: Tensor | None = None
 
     @property
     def length(self) -> int:
@@ -39,18 +44,24 @@ class Features:
         return self.residue_types.shape[0]
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Features:
-        """The same features on `device`, the reference in `dtype`."""
+        """The same features on `device`, reference and OpenFold's features in `dtype`."""
         return Features(
             self.residue_types.to(device),
             self.residue_index.to(device),
             self.chain_index.to(device),
             self.bonded.to(device),
             self.reference.to(device=device, dtype=dtype),
+            None if self.single is None else self.single.to(device=device, dtype=dtype),
+            None if self.pair is None else self.pair.to(device=device, dtype=dtype),
         )
 
     def with_reference(self, reference: Rigids) -> Features:
         """The same protein with another reference structure."""
-        return Features(self.residue_types, self.residue_index, self.chain_index, self.bonded, reference)
+        return replace(self, reference=reference)
+
+    def with_openfold(self, single: Tensor, pair: Tensor) -> Features:
+        """The same protein with OpenFold's features, ``[N, 384]`` and ``[N, N, 128]``."""
+        return replace(self, single=single, pair=pair)
 
     def positions(self) -> Tensor:
         """Residue positions for RoPE, [N]: chains lie 64 apart, so that their ends are not neighbours."""

@@ -17,6 +17,8 @@ from openmm_starmd.model.features import Features
 from openmm_starmd.model.frames import Estimate, Frames, deviation, initial_estimate
 from openmm_starmd.model.ipa import InvariantPointAttention
 from openmm_starmd.model.layers import MLP, fourier, radial_basis
+from openmm_starmd.model.masks import FrameMask
+from openmm_starmd.model.openfold import OpenFoldConditioner
 
 DISTANCE_BINS = 16
 LARGEST_DISTANCE = 2.0  # nm
@@ -114,7 +116,7 @@ class Block(nn.Module):
         rigids: Rigids,
         condition: Tensor,
         rotary: RotaryAngles,
-        mask: Tensor | None,
+        mask: FrameMask | None,
         cache: KVCache | None,
         store: bool,
         mixed: bool,
@@ -154,7 +156,7 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.checkpoint_blocks = False
-        self.conditioner = Conditioner(config)
+        self.conditioner = Conditioner(config) if config.conditioner == "reference" else OpenFoldConditioner(config)
         self.single, self.pair = (
             nn.Linear(config.conditioner_s, config.c_s),
             nn.Linear(config.conditioner_z, config.c_z),
@@ -172,17 +174,13 @@ class Network(nn.Module):
         """Embed a protein once for all its frames."""
         with torch.autocast(features.residue_types.device.type, enabled=False):
             s, z = self.conditioner(features)
-            return self.condition_from(features, s, z)
-
-    def condition_from(self, features: Features, s: Tensor, z: Tensor) -> Condition:
-        """The same from given features, ``[N, conditioner_s]`` and ``[N, N, conditioner_z]`` (such as OpenFold's)."""
-        return Condition(self.single(s), self.pair(z), features.positions(), features.reference)
+            return Condition(self.single(s), self.pair(z), features.positions(), features.reference)
 
     def forward(
         self,
         condition: Condition,
         frames: Frames,
-        mask: Tensor | None = None,
+        mask: FrameMask | None = None,
         cache: KVCache | None = None,
         store: bool = False,
     ) -> Prediction:
@@ -194,8 +192,8 @@ class Network(nn.Module):
             N residues.
         frames : Frames
             F frames of B samples.
-        mask : Tensor [F N, F N], bool, optional
-            Which token sees which; see :func:`block_causal_mask`.
+        mask : FrameMask, optional
+            Which frame sees which; see :func:`openmm_starmd.model.masks.block_causal_mask`.
         cache : KVCache, optional
             Clean frames of the history, which every token sees.
         store : bool
@@ -215,7 +213,7 @@ class Network(nn.Module):
         self,
         condition: Condition,
         frames: Frames,
-        mask: Tensor | None,
+        mask: FrameMask | None,
         cache: KVCache | None,
         store: bool,
         mixed: bool,
@@ -263,28 +261,3 @@ class Network(nn.Module):
         raw = self.head(self.head_norm(s)).unflatten(-1, (TORSIONS, 2))
         norms = (raw.square().sum(-1) + 1e-8).sqrt()
         return Prediction(rigids, raw / norms[..., None], norms, estimate)
-
-
-def block_causal_mask(frames: int, residues: int, device: torch.device | str = "cpu") -> Tensor:
-    """Who sees whom in the training pass: clean copies of frames 0..L-1, then noisy copies of frames 1..L-1.
-
-    Clean frame l sees clean frames up to l; noisy frame l sees clean frames before l and itself.
-
-    Parameters
-    ----------
-    frames : int
-        L.
-    residues : int
-        N.
-    device : torch.device or str
-
-    Returns
-    -------
-    Tensor [(2L - 1) N, (2L - 1) N], bool
-    """
-    number = torch.cat([torch.arange(frames), torch.arange(1, frames)])
-    noisy = torch.arange(2 * frames - 1) >= frames
-    earlier = number[None, :] < number[:, None]
-    same = torch.eye(2 * frames - 1, dtype=torch.bool)
-    mask = (~noisy[None, :] & earlier) | same
-    return mask.to(device).repeat_interleave(residues, 0).repeat_interleave(residues, 1)

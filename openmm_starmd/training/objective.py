@@ -14,7 +14,8 @@ from openmm_starmd.diffusion.process import forward_noise
 from openmm_starmd.geometry.rigid import Rigids
 from openmm_starmd.geometry.so3 import exp_map
 from openmm_starmd.model.frames import Frames
-from openmm_starmd.model.network import Network, Prediction, block_causal_mask
+from openmm_starmd.model.masks import block_causal_mask
+from openmm_starmd.model.network import Network, Prediction
 from openmm_starmd.randomness import keyed_generator
 from openmm_starmd.training import losses
 
