@@ -8,6 +8,8 @@ from scipy.spatial import cKDTree
 CONTACT = 1.0
 """CA-CA distance, nm, up to which two pieces lie together as they are. A crystal's contacts through the lattice can be
 closer than those within the deposited complex, and must not pull it apart."""
+NARROWEST_BOX = 1.2
+"""nm; a box narrower than this holds no protein: entries of NMR structures carry a dummy cell of 1 Å."""
 
 
 def nearest_image(displacement: np.ndarray, vectors: np.ndarray) -> np.ndarray:

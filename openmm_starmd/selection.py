@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from openmm import app
 
 from openmm_starmd.geometry.residues import (
     ALTERNATIVE_BACKBONE_ATOMS,
@@ -19,6 +19,9 @@ from openmm_starmd.geometry.residues import (
     UNKNOWN,
 )
 from openmm_starmd.periodic import nearest_image
+
+if TYPE_CHECKING:
+    from openmm import app
 
 PEPTIDE_BOND = 0.2
 """Longest C-N distance of a peptide bond, nm; the ideal is 0.133, and 0.2 leaves room for strained inputs."""

@@ -11,12 +11,9 @@ import mdtraj
 import numpy as np
 import torch
 
-from openmm_starmd.geometry.residues import AMINO_ACIDS, THREE_TO_ONE
+from openmm_starmd.data.description import coarse_frames, describe, symmetric_torsions
 from openmm_starmd.geometry.rigid import Rigids, rigids_from_backbone
 from openmm_starmd.model.features import Features
-
-# χ angles that a rotation by 180° maps onto a chemically identical side chain, by (residue, index of χ from 0)
-SYMMETRIC_CHI = {("ASP", 1), ("PHE", 1), ("TYR", 1), ("GLU", 2)}
 
 
 class Replica(Protocol):
@@ -121,15 +118,10 @@ def load_protein(folder: str | os.PathLike[str], replicas: list[int] | None = No
     if not pdb.exists():
         raise ValueError(f"{pdb} is missing: a protein's folder holds NAME.pdb and NAME_prod_R*_fit.xtc")
     start = mdtraj.load(str(pdb))
-    topology = start.topology
-    residues = list(topology.residues)
-    backbone = np.empty((len(residues), 3), dtype=int)
-    for i, residue in enumerate(residues):
-        found = {atom.name: atom.index for atom in residue.atoms}
-        for k, atom in enumerate(("N", "CA", "C")):
-            if atom not in found:
-                raise ValueError(f"{pdb}: residue {residue} has no atom {atom}; complete it with PDBFixer first")
-            backbone[i, k] = found[atom]
+    try:
+        description = describe(start)
+    except ValueError as error:
+        raise ValueError(f"{pdb}: {error}") from error
 
     paths = sorted(folder.glob(f"{name}_prod_R*_fit.xtc"))
     if replicas is not None:
@@ -138,53 +130,23 @@ def load_protein(folder: str | os.PathLike[str], replicas: list[int] | None = No
         raise ValueError(f"{folder} holds no trajectory {name}_prod_R*_fit.xtc")
     loaded = []
     for path in paths:
-        trajectory = mdtraj.load(str(path), top=topology)
+        trajectory = mdtraj.load(str(path), top=start.topology)
         if trajectory.n_frames < 2:
             continue
         interval = float(np.diff(trajectory.time).mean())
-        loaded.append(LoadedReplica(trajectory.xyz[:, backbone], measure_torsions(trajectory)[0], interval))
+        try:
+            backbone, torsions = coarse_frames(trajectory, description)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        loaded.append(LoadedReplica(backbone, torsions, interval))
     if not loaded:
         raise ValueError(f"{folder}: every trajectory has fewer than two frames")
 
-    structure = torch.from_numpy(start.xyz[0][backbone])
-    chain = torch.tensor([residue.chain.index for residue in residues])
-    number = torch.tensor([residue.resSeq for residue in residues])
-    bonded = (structure[:-1, 2] - structure[1:, 0]).norm(dim=-1) < 0.2
-    if not bool(((number[1:] > number[:-1]) | (chain[1:] != chain[:-1])).all()):
-        number = torch.arange(len(residues))
-    types = torch.tensor([AMINO_ACIDS.index(r.name) if r.name in AMINO_ACIDS else 20 for r in residues])
-    mask = measure_torsions(start)[1]
-    symmetric = np.array([[k > 0 and (r.name, k - 1) in SYMMETRIC_CHI for k in range(5)] for r in residues])
-    features = Features(types, number, chain, bonded & (chain[1:] == chain[:-1]), rigids_from_backbone(structure))
-    sequence = "".join(THREE_TO_ONE.get(r.name, "X") for r in residues)
-    return ProteinData(name, sequence, features, tuple(loaded), mask, symmetric)
-
-
-def measure_torsions(trajectory: mdtraj.Trajectory) -> tuple[np.ndarray, np.ndarray]:
-    """ψ and χ1..4 of every residue.
-
-    Parameters
-    ----------
-    trajectory : mdtraj.Trajectory
-        T frames of N residues, heavy atoms.
-
-    Returns
-    -------
-    torsions : np.ndarray [T, N, 5], float32
-        Radians; 0 where there is none.
-    mask : np.ndarray [N, 5], bool
-        Where there is one.
-    """
-    topology = trajectory.topology
-    torsions = np.zeros((trajectory.n_frames, topology.n_residues, 5), dtype=np.float32)
-    mask = np.zeros((topology.n_residues, 5), dtype=bool)
-    functions = (mdtraj.compute_psi, mdtraj.compute_chi1, mdtraj.compute_chi2, mdtraj.compute_chi3, mdtraj.compute_chi4)
-    for k, compute in enumerate(functions):
-        quartets, values = compute(trajectory)
-        if len(quartets) == 0:
-            continue
-        # the second atom of ψ (CA) and of χ1 (CA), χ2 (CB), ... lies in the residue itself
-        owner = [topology.atom(quartet[1]).residue.index for quartet in quartets]
-        torsions[:, owner, k] = values
-        mask[owner, k] = True
-    return torsions, mask
+    return ProteinData(
+        name=name,
+        sequence=description.sequence,
+        features=description.features,
+        replicas=tuple(loaded),
+        torsion_mask=description.torsion_mask,
+        torsion_symmetric=symmetric_torsions(description.names),
+    )
