@@ -37,7 +37,7 @@ from openmm_starmd.analysis import coverage, dynamics, evaluate, floors, yardsti
 from openmm_starmd.analysis.runs import Run
 from openmm_starmd.analysis.stereochemistry import of_trace
 from openmm_starmd.analysis.validity import alpha_carbons, bonded_neighbours, judge
-from openmm_starmd.model.weights import load_weights
+from openmm_starmd.model.weights import DEFAULT_WEIGHTS, load_weights
 
 KEYS = (
     "valid",
@@ -325,7 +325,7 @@ def main() -> None:
     )
     here = Path(__file__).parent
     parser.add_argument("--data", type=Path, default=here / "data")
-    parser.add_argument("--weights", default="starmd-mini-v1")
+    parser.add_argument("--weights", default=DEFAULT_WEIGHTS)
     parser.add_argument("--stride", type=float, default=10.0, help="ps")
     parser.add_argument("--steps", type=int, help="denoising steps per frame; the weights' own")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

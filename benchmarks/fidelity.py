@@ -1,16 +1,22 @@
-"""How like MD the surrogate moves: validity, RMSF, RMSD against lag, RMSD to start, Rg, on proteins with reference MD.
+"""How like MD the surrogate moves, and whether that is enough: validity, RMSF, RMSD against lag, drift, side chains.
 
-    python benchmarks/fidelity.py                                # the held-out proteins
+    python benchmarks/fidelity.py --stride 10 100 --slope --side-chains --store rollouts   # the held-out proteins
     python benchmarks/fidelity.py --training 1vii_A 5a7u_A:2     # proteins trained on, against replicas that were not
 
 Reads ``benchmarks/data/NAME/NAME.pdb`` (start) and ``NAME_prod_R{1,2}_fit.xtc``. Everything in a table comes from one
 configuration: one set of weights, one stride, one number of denoising steps, no steering.
 
-What is compared: model, reference and second replica over equal time, stride and number of frames (the reference's
-length, thinned to the stride). Validity of the model is counted over ``--frames`` frames. Its figures are means
-over the seeds. A second MD replica is the ceiling; the frozen start structure is the floor; the elastic networks, which
-know the start structure only, are what a learned model must beat (of the cutoffs listed, the one with the best mean
-correlation stands in the table).
+What is compared. Model, reference and second replica over equal time, stride and number of frames: the shorter
+replica's span T, thinned to the stride, and the first T of each rollout, however long it is. Of held-out proteins both
+replicas are the reference: correlations are means over them, amplitudes and RMSD at a lag are relative to their mean;
+the row "second MD replica" is replica 2 beside replica 1. Validity is counted over ``--frames`` frames. The model's
+figures are means over the seeds. Block SD: each replica's RMSD to start, every frame the file has, in five blocks; SD
+of the blocks' means. With ``--slope`` rollouts are that many frames long, and lines are fitted to their second
+halves (stationarity.py); slopes are means over the seeds.
+
+A second MD replica is the ceiling; the frozen start structure is the floor; the elastic networks, which know the start
+structure only, are what a learned model must beat (of the cutoffs listed, the one with the best mean correlation).
+``--side-chains`` draws heavy atoms with the network's side chains and compares them with MD's (side_chains.py).
 """
 
 from __future__ import annotations
@@ -24,13 +30,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import criteria
 import mdtraj
 import numpy as np
+import side_chains
 import torch
-from openmm import unit
-from openmm.app import PDBFile
+from drawing import Drawing, draw, load_replica, read_replica, rollout
+from fidelity_tables import means, slope_table, spans, table
+from stationarity import pooled, slope
 
-from openmm_starmd import StarMDSimulation, __version__
+from openmm_starmd import __version__
 from openmm_starmd.analysis.flexibility import (
     amplitude_ratio,
     correlation,
@@ -41,7 +50,9 @@ from openmm_starmd.analysis.flexibility import (
 )
 from openmm_starmd.analysis.network_models import anm_rmsf, gnm_rmsf
 from openmm_starmd.analysis.validity import alpha_carbons, bonded_neighbours, judge
-from openmm_starmd.model.weights import load_weights
+from openmm_starmd.model.weights import DEFAULT_WEIGHTS, load_weights
+
+__all__ = ["HELD_OUT", "compare", "draw", "load_replica", "means", "spans", "table"]
 
 HELD_OUT = ("1l2y_A", "2op7_A", "2k28_A", "6okd_A", "6mrr_A")
 NETWORKS = {
@@ -50,194 +61,147 @@ NETWORKS = {
     "ANM 13 Å": partial(anm_rmsf, cutoff=1.3),
     "ANM 15 Å": partial(anm_rmsf, cutoff=1.5),
 }
+LAGS = (10.0, 20.0, 50.0, 100.0, 200.0)  # ps
+BLOCKS = 5
+
+Positions = np.ndarray
 
 
-def load_replica(folder: Path, replica: int, stride: float) -> np.ndarray | None:
-    """Cα positions [frames, N, 3] in nm of a replica, thinned to `stride` ps; None if there is no such replica."""
-    path = folder / f"{folder.name}_prod_R{replica}_fit.xtc"
-    if not path.exists():
-        return None
-    start = mdtraj.load(str(folder / f"{folder.name}.pdb"))
-    trajectory = mdtraj.load(str(path), top=start.topology, atom_indices=alpha_carbons(start.topology))
-    interval = float(trajectory.time[1] - trajectory.time[0])
-    step = round(stride / interval)
-    if step < 1 or abs(step * interval - stride) > 1e-6 * stride:
-        raise ValueError(f"a stride of {stride:g} ps is not a multiple of the {interval:g} ps between frames of {path}")
-    # the first frame of the file lies one interval after the start
-    return trajectory.xyz[step - 1 :: step].astype(np.float64)
-
-
-class Recorder:
-    """Reporter that keeps the Cα of every frame."""
-
-    def __init__(self) -> None:
-        self.frames: list[np.ndarray] = []
-
-    def describeNextReport(self, simulation: Any) -> dict[str, Any]:
-        """Every step, positions."""
-        return {"steps": 1, "periodic": False, "include": ["positions"]}
-
-    def report(self, simulation: Any, state: Any) -> None:
-        """Keep a frame."""
-        self.frames.append(state.getPositions(asNumpy=True).value_in_unit(unit.nanometer).astype(np.float64))
-
-
-def draw(path: Path, frames: int, seed: int, stride: float, weights: str, steps: int | None, device: str) -> np.ndarray:
-    """Cα positions [frames, N, 3] in nm of a rollout from the structure in `path`."""
-    pdb = PDBFile(str(path))
-    simulation = StarMDSimulation(
-        pdb.topology, pdb.positions, stride=stride, seed=seed, weights=weights, steps=steps, atoms="ca", device=device
-    )
-    recorder = Recorder()
-    simulation.reporters.append(recorder)
-    simulation.step(frames)
-    return np.array(recorder.frames)
-
-
-def compare(run: np.ndarray, reference: np.ndarray, start: np.ndarray, bonded: np.ndarray, lags: list[int]) -> dict:
-    """Figures of a run beside its reference, equal in stride and number of frames; lengths in nm.
+def compare(
+    run: Positions, references: list[Positions], start: Positions, bonded: np.ndarray, lags: list[int]
+) -> dict[str, Any]:
+    """Figures of a run beside its references, equal in stride and number of frames; lengths in nm.
 
     Parameters
     ----------
-    run, reference : ndarray [frames, N, 3]
+    run : ndarray [frames, N, 3]
+    references : list of ndarray [frames, N, 3]
     start : ndarray [N, 3]
     bonded : ndarray [N-1], bool
     lags : list of int
         In frames.
     """
-    fluctuation, target = rmsf(run), rmsf(reference)
-    ratios = rmsd_against_lag(run, lags) / rmsd_against_lag(reference, lags)
+    fluctuation, targets = rmsf(run), [rmsf(reference) for reference in references]
+    ratios = rmsd_against_lag(run, lags) / np.mean([rmsd_against_lag(r, lags) for r in references], axis=0)
     away, size = rmsd(run, start), radius_of_gyration(run)
     return {
         "valid": judge(run, bonded).fraction,
-        "rmsf_correlation": correlation(fluctuation, target),
-        "rmsf_amplitude": amplitude_ratio(fluctuation, target),
+        "rmsf_correlation": float(np.mean([correlation(fluctuation, target) for target in targets])),
+        "rmsf_amplitude": amplitude_ratio(fluctuation, np.mean(targets, axis=0)),
         "lag_ratios": ratios.tolist(),
-        "lag_ratio": float(ratios.mean()),
+        "lag_ratio": float(ratios.mean()) if len(ratios) else float("nan"),
         "rmsd_to_start": float(away.mean()),
         "rg": float(size.mean()),
     }
 
 
-def measure(folder: Path, replica: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """All figures of one protein."""
+def lags_of(stride: float, frames: int) -> list[int]:
+    """Which of :data:`LAGS` are whole numbers of strides within so many frames, in frames."""
+    lags = [lag / stride for lag in LAGS]
+    return [round(lag) for lag in lags if abs(lag - round(lag)) < 1e-6 and 1 <= round(lag) < frames]
+
+
+def block_spread(series: list[np.ndarray]) -> tuple[float, float]:
+    """Mean of several series and the standard deviation of the means of :data:`BLOCKS` blocks of each."""
+    means = [block.mean() for values in series for block in np.array_split(values, BLOCKS) if len(block)]
+    return float(np.mean(np.concatenate(series))), float(np.std(means, ddof=1))
+
+
+def measure(
+    folder: Path, replica: int, stride: float, drawing: Drawing, arguments: argparse.Namespace, *, both: bool
+) -> dict[str, Any]:
+    """All figures of one protein at one stride; with `both`, the other replica is a reference as well."""
     name = folder.name
     start_path = folder / f"{name}.pdb"
-    reference = load_replica(folder, replica, arguments.stride)
-    if reference is None:
+    read = partial(read_replica, folder, stride=stride, atoms=True)
+    md = [read(replica), read(3 - replica)]
+    if md[0] is None:
         raise ValueError(f"no replica {replica} of {name} in {folder}")
-    second = load_replica(folder, 3 - replica, arguments.stride)
     structure = mdtraj.load(str(start_path))
-    bonded = bonded_neighbours(structure)
-    start = structure.xyz[0, alpha_carbons(structure.topology)].astype(np.float64)
-    frames = len(reference) if second is None else min(len(reference), len(second))
-    reference = reference[:frames]
-    lags = [lag for lag in (1, 2, 5, 10) if lag < frames]
+    bonded, alphas = bonded_neighbours(structure), alpha_carbons(structure.topology)
+    start = structure.xyz[0, alphas].astype(np.float64)
+    frames = min(len(t) for t in md if t is not None)
+    md = [t and t[:frames] for t in md]
+    first, second = (None if t is None else t.xyz[:, alphas].astype(np.float64) for t in md)
+    references = [first, second] if both and second is not None else [first]
+    lags = lags_of(stride, frames)
+    # a mean over time does not depend on the number of frames: all that the files have
+    numbers = [replica, 3 - replica][: len(references)]
+    fine = [t.xyz[t.time <= frames * stride + 1e-3] for t in (read_all(folder, n) for n in numbers)]
+    away, away_blocks = block_spread([rmsd(x, start) for x in fine])
+    size, size_blocks = block_spread([radius_of_gyration(x) for x in fine])
 
-    seeds = []
+    seeds, slopes, runs = [], [], []
+    count = max(arguments.frames, frames, arguments.slope or 0)
     for seed in arguments.seeds:
-        drawn = draw(
-            start_path,
-            max(arguments.frames, frames),
-            seed,
-            arguments.stride,
-            arguments.weights,
-            arguments.steps,
-            arguments.device,
-        )
-        figures = compare(drawn[:frames], reference, start, bonded, lags)
+        run = rollout(start_path, count, seed, stride, drawing)
+        drawn = run.xyz[:, alpha_carbons(run.topology)].astype(np.float64)
+        figures = compare(drawn[:frames], references, start, bonded, lags)
         figures["valid"] = judge(drawn[: arguments.frames], bonded).fraction
         figures["seed"] = seed
         seeds.append(figures)
-        print(f"{name} seed {seed}: {figures}", file=sys.stderr, flush=True)
-    target, away, size = rmsf(reference), rmsd(reference, start), radius_of_gyration(reference)
+        runs.append(run[:frames])
+        if arguments.slope:
+            half = drawn[arguments.slope // 2 : arguments.slope]
+            interval = stride / 1000  # ns
+            slopes.append([slope(series, interval) for series in (rmsd(half, start), radius_of_gyration(half))])
+        print(f"{name} stride {stride:g} seed {seed}: {figures}", file=sys.stderr, flush=True)
+    targets = [rmsf(reference) for reference in references]
     return {
         "residues": len(start),
         "frames": frames,
         "reference_replica": replica,
+        "references": len(references),
         "lags": lags,
+        "lag_ps": [lag * stride for lag in lags],
         "reference": {
-            "valid": judge(reference, bonded).fraction,
-            "rmsf_mean": float(target.mean()),
-            "rmsd_to_start": [float(away.mean()), float(away.std())],
-            "rg": [float(size.mean()), float(size.std())],
+            "valid": float(np.mean([judge(reference, bonded).fraction for reference in references])),
+            "rmsf_mean": float(np.mean(targets)),
+            "rmsd_to_start": [away, float(np.std(np.concatenate([rmsd(x, start) for x in references])))],
+            "rmsd_block_sd": away_blocks,
+            "rg": [size, float(np.std(np.concatenate([radius_of_gyration(x) for x in references])))],
+            "rg_block_sd": size_blocks,
         },
         "model": {k: float(np.mean([s[k] for s in seeds])) for k in seeds[0] if k not in ("seed", "lag_ratios")}
         | {"lag_ratios": np.mean([s["lag_ratios"] for s in seeds], 0).tolist(), "seeds": seeds},
-        "second": None if second is None else compare(second[:frames], reference, start, bonded, lags),
-        "networks": {label: correlation(model(start), target) for label, model in NETWORKS.items()},
+        "second": None if second is None else compare(second, [first], start, bonded, lags),
+        "networks": {
+            label: float(np.mean([correlation(model(start), target) for target in targets]))
+            for label, model in NETWORKS.items()
+        },
         "frozen": {
             "valid": judge(start[None], bonded).fraction,
             "rmsd_to_start": 0.0,
             "rg": float(radius_of_gyration(start[None])[0]),
         },
+        "slopes": slope_figures(slopes, arguments.slope) if slopes else None,
+        "side_chains": side_chains.compare(runs, md[0], md[1], structure, bonded) if arguments.side_chains else None,
     }
 
 
-def table(results: dict[str, dict[str, Any]], best: str) -> str:
-    """Markdown; lengths in Å."""
-    lines = [
-        "| protein | | valid % | RMSF r | RMSF amplitude | RMSD against lag | RMSD to start (Å) | Rg (Å) |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-
-    def row(protein: str, label: str, f: dict[str, Any]) -> str:
-        def show(key: str, scale: float = 1.0, digits: int = 2) -> str:
-            if key not in f or not np.isfinite(f[key]):
-                return "-"
-            spread = scale * np.std([seed[key] for seed in f.get("seeds", [])]) if len(f.get("seeds", [])) > 1 else 0.0
-            return f"{scale * f[key]:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread > 0 else "")
-
-        lag = (
-            f"{show('lag_ratio')} ({min(f['lag_ratios']):.2f} to {max(f['lag_ratios']):.2f})"
-            if "lag_ratios" in f
-            else "-"
-        )
-        cells = [show("valid", 100, 1), show("rmsf_correlation"), show("rmsf_amplitude"), lag]
-        return f"| {' | '.join([protein, label, *cells, show('rmsd_to_start', 10), show('rg', 10)])} |"
-
-    for name, result in results.items():
-        reference = result["reference"]
-        lines.append(row(f"{name} ({result['residues']})", "**STAR-MD**", result["model"]))
-        if result["second"] is not None:
-            lines.append(row("", "second MD replica", result["second"]))
-        lines.append(row("", best, {"rmsf_correlation": result["networks"][best]}))
-        lines.append(
-            row(
-                "",
-                "frozen structure",
-                {"rmsf_amplitude": 0.0, "lag_ratios": [0.0], "lag_ratio": 0.0} | result["frozen"],
-            )
-        )
-        (away, away_sd), (size, size_sd) = reference["rmsd_to_start"], reference["rg"]
-        lines.append(
-            f"| | reference MD | {100 * reference['valid']:.1f} | 1 | 1 | 1 | {10 * away:.2f} ± {10 * away_sd:.2f} "
-            f"| {10 * size:.2f} ± {10 * size_sd:.2f} |"
-        )
-    return "\n".join(lines)
+def read_all(folder: Path, replica: int) -> mdtraj.Trajectory:
+    """Cα of a replica, every frame."""
+    topology = mdtraj.load(str(folder / f"{folder.name}.pdb")).topology
+    path = folder / f"{folder.name}_prod_R{replica}_fit.xtc"
+    trajectory = mdtraj.load(str(path), top=topology, atom_indices=alpha_carbons(topology))
+    # whatever zero the file's clock has, its first frame lies one interval after the start
+    interval = float(trajectory.time[1] - trajectory.time[0])
+    trajectory.time = interval * np.arange(1, len(trajectory) + 1)
+    return trajectory
 
 
-def spans(results: dict[str, dict[str, Any]], stride: float) -> str:
-    """One sentence: how much of each protein was compared."""
-    listed = ", ".join(f"{name} {result['frames']}" for name, result in results.items())
-    return f"Frames of {stride:g} ps compared: {listed}. ± is the SD over seeds, for MD's RMSD and Rg that over frames."
-
-
-def means(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Figures over all proteins."""
-    networks = {label: float(np.mean([r["networks"][label] for r in results.values()])) for label in NETWORKS}
-    seconds = [r["second"]["rmsf_correlation"] for r in results.values() if r["second"] is not None]
-    return {
-        "model_rmsf_correlation": float(np.mean([r["model"]["rmsf_correlation"] for r in results.values()])),
-        "second_rmsf_correlation": float(np.mean(seconds)) if seconds else None,
-        "network_rmsf_correlation": networks,
-        "best_network": max(networks, key=lambda label: networks[label]),
-        "worst_valid": min(s["valid"] for r in results.values() for s in r["model"]["seeds"]),
-    }
+def slope_figures(slopes: list[list[Any]], frames: int) -> dict[str, Any]:
+    """Slopes of RMSD to start and Rg, nm/ns, over the seeds."""
+    figures: dict[str, Any] = {"frames": frames}
+    for key, each in zip(("rmsd", "rg"), zip(*slopes, strict=True), strict=True):
+        mean = pooled(list(each))
+        figures[key] = {"value": mean.value, "error": mean.error, "independent": mean.independent}
+        figures[key]["seeds"] = [[s.value, s.error] for s in each]
+    return figures
 
 
 def main() -> None:
-    """Measure, print Markdown, write JSON."""
+    """Measure, print Markdown, write JSON: a file per stride."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="held-out proteins; all five by default", default=list(HELD_OUT))
     parser.add_argument(
@@ -247,51 +211,75 @@ def main() -> None:
         help="proteins of the training set instead, each with a replica that was not trained on (by default 2)",
     )
     parser.add_argument("--data", type=Path, default=Path(__file__).parent / "data")
-    parser.add_argument("--weights", default="starmd-mini-v1")
-    parser.add_argument("--stride", type=float, default=10.0, help="ps")
+    parser.add_argument("--weights", default=DEFAULT_WEIGHTS)
+    parser.add_argument("--stride", type=float, nargs="+", default=[10.0], help="ps; one table and file each")
     parser.add_argument("--steps", type=int, help="denoising steps per frame; the weights' own")
     parser.add_argument("--frames", type=int, default=200, help="over which validity is counted")
+    parser.add_argument("--slope", type=int, nargs="?", const=2000, help="fit slopes to rollouts of so many frames")
+    parser.add_argument("--side-chains", action="store_true", help="draw and judge side chains as well")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--store", type=Path, help="directory that keeps rollouts, so that none is drawn twice")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="benchmarks/results/fidelity.json, or fidelity-training.json")
+    parser.add_argument("--json", type=Path, help="for one stride; in benchmarks/results by default")
     arguments = parser.parse_args()
+    if arguments.json and len(arguments.stride) > 1:
+        parser.error("--json names one file: give one --stride")
     warnings.simplefilter("ignore")
     torch.set_num_threads(arguments.threads)
-    arguments.steps = arguments.steps or load_weights(arguments.weights).config.steps
-
+    config = load_weights(arguments.weights).config
+    arguments.steps = arguments.steps or config.steps
+    beyond = [stride for stride in arguments.stride if not config.stride_min <= stride <= config.stride_max]
+    if beyond:
+        span = f"{config.stride_min:g} to {config.stride_max:g} ps"
+        parser.error(f"strides {beyond} lie outside the {span} of {arguments.weights}")
+    drawing = Drawing(arguments.weights, arguments.steps, arguments.device, arguments.side_chains, arguments.store)
     pairs = [(name, 1) for name in arguments.names]
     if arguments.training:
         pairs = [(name, int(number or 2)) for name, _, number in (item.partition(":") for item in arguments.training)]
-    results = {}
-    for name, replica in pairs:
-        if not (arguments.data / name / f"{name}_prod_R{replica}_fit.xtc").exists():
-            print(f"left out: {name} has no replica {replica} in {arguments.data}", file=sys.stderr)
-            continue
-        results[name] = measure(arguments.data / name, replica, arguments)
-    if not results:
-        sys.exit(f"no reference MD in {arguments.data}; see benchmarks/data/README.md")
+    for stride in arguments.stride:
+        results = {}
+        for name, replica in pairs:
+            if not (arguments.data / name / f"{name}_prod_R{replica}_fit.xtc").exists():
+                print(f"left out: {name} has no replica {replica} in {arguments.data}", file=sys.stderr)
+                continue
+            results[name] = measure(
+                arguments.data / name, replica, stride, drawing, arguments, both=not arguments.training
+            )
+        if not results:
+            sys.exit(f"no reference MD in {arguments.data}; see benchmarks/data/README.md")
+        report(results, stride, arguments)
+
+
+def report(results: dict[str, dict[str, Any]], stride: float, arguments: argparse.Namespace) -> None:
+    """Print and write what was measured at one stride."""
     summary = means(results)
+    lines = criteria.judge(results, summary, arguments.frames)
     print(
-        f"{arguments.weights}, stride {arguments.stride:g} ps, {arguments.steps} denoising steps, "
+        f"## {arguments.weights}, stride {stride:g} ps, {arguments.steps} denoising steps\n\n"
         f"{len(arguments.seeds)} seeds; validity of the model over {arguments.frames} frames\n"
     )
     print(table(results, summary["best_network"]))
-    print(f"\n{spans(results, arguments.stride)}")
+    print(f"\n{spans(results, stride)}")
     ceiling = summary["second_rmsf_correlation"]
     print(
         f"\nMean RMSF correlation: STAR-MD {summary['model_rmsf_correlation']:.2f}, "
         f"second MD replica {'-' if ceiling is None else format(ceiling, '.2f')}, "
         + ", ".join(f"{label} {value:.2f}" for label, value in summary["network_rmsf_correlation"].items())
-        + f". Worst single rollout: {100 * summary['worst_valid']:.1f} % valid."
+        + f". Worst single rollout: {100 * summary['worst_valid']:.1f} % valid.\n"
     )
-    path = arguments.json or Path("benchmarks/results") / (
-        "fidelity-training.json" if arguments.training else "fidelity.json"
-    )
+    for part in (slope_table(results), side_chains.table(results), criteria.table(lines)):
+        if part:
+            print(part + "\n")
+    kind = "-training" if arguments.training else ""
+    at = "" if stride == 10 else f"-{stride:g}ps"
+    path = arguments.json or Path("benchmarks/results") / f"fidelity{kind}{at}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()} | {"version": __version__}
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
+    settings |= {"stride": stride, "version": __version__}
+    content = {"settings": settings, "proteins": results, "means": summary, "criteria": lines}
     temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps({"settings": settings, "proteins": results, "means": summary}, indent=1) + "\n")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(temporary, path)
 
 

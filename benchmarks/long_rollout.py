@@ -27,7 +27,7 @@ from openmm.app import PDBFile
 
 from openmm_starmd.analysis.flexibility import mean_structure, radius_of_gyration, rmsd, rmsd_against_lag, rmsf
 from openmm_starmd.analysis.runs import joined, reduce
-from openmm_starmd.model.weights import load_weights
+from openmm_starmd.model.weights import DEFAULT_WEIGHTS, load_weights
 from openmm_starmd.protein import Protein
 from openmm_starmd.rollout import Rollout, features_of
 from openmm_starmd.sampling import SamplerSettings
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="directory; a run in it goes on")
     parser.add_argument("--frames", type=int, default=10_000)
     parser.add_argument("--block", type=int, default=500)
-    parser.add_argument("--weights", default="starmd-mini-v1")
+    parser.add_argument("--weights", default=DEFAULT_WEIGHTS)
     parser.add_argument("--stride", type=float, help="ps; the weights' default")
     parser.add_argument("--steps", type=int, help="denoising steps per frame; the weights' own")
     parser.add_argument("--seed", type=int, default=0)

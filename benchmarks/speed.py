@@ -29,7 +29,7 @@ from openmm import unit
 
 from openmm_starmd import Protein, StarMDSimulation, __version__
 from openmm_starmd.data.generate import Protocol, prepare_model
-from openmm_starmd.model.weights import load_weights
+from openmm_starmd.model.weights import DEFAULT_WEIGHTS, load_weights
 from openmm_starmd.running import read_structure
 
 VILLIN = Path(openmm.app.__file__).parent / "data" / "test.pdb"
@@ -109,7 +109,7 @@ def main() -> None:
     """Measure, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("structure", nargs="?", type=Path, default=VILLIN)
-    parser.add_argument("--weights", default="starmd-mini-v1")
+    parser.add_argument("--weights", default=DEFAULT_WEIGHTS)
     parser.add_argument("--stride", type=float, help="ps; the weights' default")
     parser.add_argument("--steps", type=int, help="denoising steps per frame; the weights' own")
     parser.add_argument("--device", default="cpu", help="of the surrogate; the ratio is fair on the CPU only")
