@@ -1,25 +1,33 @@
-"""From backbones back to atoms: what a frame's topology holds, and where its atoms lie."""
+"""From rigids and torsions back to atoms: where the atoms of a frame's topology lie."""
 
 from __future__ import annotations
 
-import io
+import copy
 from dataclasses import dataclass
 
 import numpy as np
-from openmm import Platform, app, unit
+from openmm import app
 
-from openmm_starmd.geometry.residues import CHI_ATOMS, HEAVY_ATOMS, atoms_moved_by_chi
+from openmm_starmd.completion import ideal_oxygen
+from openmm_starmd.geometry.ideal import IDEAL, OXT, ideal_atoms
+from openmm_starmd.geometry.residues import AMINO_ACIDS, CHI_ATOMS, UNKNOWN, atoms_moved_by_chi
 from openmm_starmd.geometry.torsions import axes_of, dihedral, frame_axes, rotate_about
-from openmm_starmd.selection import label
 
-# Carbonyl of a residue that came without O: C=O 1.231 Å, CA-C-O 120.1° (Engh and Huber 2001)
-CARBONYL_LENGTH = 0.1231
-CARBONYL_ANGLE = np.deg2rad(120.1)
-FREE_PSI = np.deg2rad(135.0)
+GEOMETRIES = ("input", "ideal")
+PUCKER = np.deg2rad(45.0)
+"""Largest χ1 of proline, radians: the ring closes no further out. An input's own larger angle is kept."""
+PROLINE_N_CD = 0.1473
+"""N-CD of proline, nm (Engh and Huber 2001)."""
+_PSI_AND_CHI = [1, 3, 4, 5, 6]
 
 
 class BackMap:
-    """Places the atoms of a topology on N, CA and C of its residues.
+    """Places the atoms of a topology on N, CA and C of its residues, and measures their torsions.
+
+    Bond lengths and angles are those of `positions`; a turn of χ moves all beyond its bond and keeps them. Two things
+    cannot be kept by turning alone. The ring of proline closes: where χ1 or χ2 is given, χ1 is held within `PUCKER`,
+    and CD goes to the place nearest to the one that χ1 and χ2 ask for at which N-CD and CG-CD have their lengths.
+    And a disulfide opens where the two χ1 asked for do not suit one another.
 
     Parameters
     ----------
@@ -33,19 +41,14 @@ class BackMap:
 
     def __init__(self, topology: app.Topology, positions: np.ndarray, bonded: np.ndarray) -> None:
         self.topology = topology
-        self.positions = positions
-        named = [{atom.name: atom.index for atom in residue.atoms()} for residue in self.topology.residues()]
-        owner = np.array([atom.residue.index for atom in self.topology.atoms()])
+        named = [{atom.name: atom.index for atom in residue.atoms()} for residue in topology.residues()]
+        owner = np.array([atom.residue.index for atom in topology.atoms()])
         self._backbone = np.array([[atoms["N"], atoms["CA"], atoms["C"]] for atoms in named])
-        own = self.positions[self._backbone]
-
         linked = np.append(bonded, False)
-        oxygen = np.array([atoms["O"] for atoms in named])
+        self._bonded = bonded
         self._linked = np.flatnonzero(linked)
-        self._linked_oxygen = oxygen[linked]
-        bonds = self.positions[self._linked_oxygen] - own[self._linked, 2]
-        self._carbonyl = _rotated(np.swapaxes(_peptide_axes(own, self._linked), -1, -2), bonds)
-
+        self._oxygen = np.array([atoms["O"] for atoms in named])
+        self._linked_oxygen = self._oxygen[linked]
         free = [
             (atoms[name], i) for i, atoms in enumerate(named) if not linked[i] for name in ("O", "OXT") if name in atoms
         ]
@@ -54,10 +57,67 @@ class BackMap:
         self._carrier = owner[self._carried]
         # terminal oxygens hang on C, all others on CA
         self._origin = np.where(np.isin(self._carried, self._free_atoms), 2, 1)
-        arms = self.positions[self._carried] - own[self._carrier, self._origin]
-        self._local = _rotated(np.swapaxes(axes_of(own), -1, -2)[self._carrier], arms)
-        self._oxygen = oxygen
-        self._chi = [_chi_group(self.topology, named, index) for index in range(4)]
+        self._chi = [_chi_group(topology, named, index) for index in range(4)]
+        rings = [
+            (i, atoms["N"], atoms["CG"], atoms["CD"])
+            for i, (residue, atoms) in enumerate(zip(topology.residues(), named, strict=True))
+            if residue.name == "PRO" and {"CG", "CD"} <= atoms.keys()
+        ]
+        self._rings = np.array(rings, int).reshape(-1, 4)
+        self._take_geometry(positions)
+
+    def _take_geometry(self, positions: np.ndarray) -> None:
+        """Measure what placing keeps of `positions` [..., atoms, 3]."""
+        self.positions = positions
+        own = positions[..., self._backbone, :]
+        bonds = positions[..., self._linked_oxygen, :] - own[..., self._linked, 2, :]
+        self._carbonyl = _rotated(np.swapaxes(_peptide_axes(own, self._linked), -1, -2), bonds)
+        arms = positions[..., self._carried, :] - own[..., self._carrier, self._origin, :]
+        self._local = _rotated(np.swapaxes(axes_of(own), -1, -2)[..., self._carrier, :, :], arms)
+        n, cg, cd = (positions[..., atom, :] for atom in self._rings.T[1:])
+        self._ring_bonds = np.linalg.norm(cd - n, axis=-1), np.linalg.norm(cd - cg, axis=-1)
+        ring_chi = self.measure(positions)[..., self._rings[:, 0], 3]
+        self._pucker = np.maximum(PUCKER, np.abs(ring_chi))
+
+    def with_geometry(self, positions: np.ndarray) -> BackMap:
+        """The same topology with the bond lengths, angles and side chains of other positions [..., atoms, 3], nm."""
+        other = copy.copy(self)
+        other._take_geometry(positions)
+        return other
+
+    def with_ideal_geometry(self) -> BackMap:
+        """The same topology and torsions with the bond lengths and angles of :mod:`openmm_starmd.geometry.ideal`.
+
+        N, CA and C stay, and so do residues of unknown type.
+        """
+        own = self.positions[self._backbone]
+        torsions = self.measure(self.positions)[:, _PSI_AND_CHI]
+        residues = list(self.topology.residues())
+        types = np.array([AMINO_ACIDS.index(r.name) if r.name in AMINO_ACIDS else UNKNOWN for r in residues])
+        made = ideal_atoms(types, own, np.nan_to_num(torsions))
+        oxygen = ideal_oxygen(own, self._bonded)
+        ideal = self.positions.copy()
+        linked = np.append(self._bonded, False)
+        for i, residue in enumerate(residues):
+            if types[i] == UNKNOWN:
+                continue
+            column = {name: k for k, name in enumerate(IDEAL[residue.name])}
+            order = sorted(column, key=lambda name: column[name])
+            for atom in residue.atoms():
+                if atom.name == "O":
+                    ideal[atom.index] = oxygen[i] if linked[i] else made[i, 3]
+                elif atom.name == "OXT":
+                    frame = frame_axes(own[i, 2] - own[i, 1], own[i, 0] - own[i, 1])
+                    flat = own[i, 2] + frame @ OXT
+                    ideal[atom.index] = rotate_about(flat, own[i, 2], own[i, 2] - own[i, 1], torsions[i, 0])
+                elif atom.name not in ("N", "CA", "C"):
+                    ideal[atom.index] = made[i, order.index(atom.name)]
+        _, n, cg, cd = self._rings.T
+        length = float(np.linalg.norm(IDEAL["PRO"]["CD"][1]))
+        ideal[cd] = close_ring(ideal[n], ideal[cg], ideal[cd], PROLINE_N_CD, length)
+        mapped = self.with_geometry(ideal)
+        # the table's N, CA and C differ a little from the input's, and so did the angles
+        return self.with_geometry(mapped.place(own, torsions))
 
     @property
     def backbone(self) -> np.ndarray:
@@ -69,39 +129,108 @@ class BackMap:
 
         Parameters
         ----------
-        backbone : np.ndarray [N, 3, 3]
+        backbone : np.ndarray [..., N, 3, 3]
             N, CA, C, nm; they come back to the bit.
-        torsions : np.ndarray [N, 5], optional
-            ψ and χ1..4, radians. NaN, like None, leaves the input's own angle. ψ turns the O (and OXT) of residues
-            that are not bonded to a next one; elsewhere O follows from CA, C and the next N.
+        torsions : np.ndarray [..., N, 5 or 7], optional
+            ψ and χ1..4, or φ, ψ, ω, χ1..4 as :meth:`measure` gives them, radians. NaN, like None, leaves the geometry's
+            own angle. ψ turns the O (and OXT) of residues that are not bonded to a next one; elsewhere O follows from
+            CA, C and the next N, and φ, ψ and ω are what the backbone says.
 
         Returns
         -------
-        np.ndarray [atoms, 3]
+        np.ndarray [..., atoms, 3]
             nm.
         """
-        placed = np.empty((len(self.positions), 3))
-        placed[self._backbone] = backbone
-        arms = _rotated(axes_of(backbone)[self._carrier], self._local)
-        placed[self._carried] = backbone[self._carrier, self._origin] + arms
+        frames = np.broadcast_shapes(backbone.shape[:-3], self.positions.shape[:-2])
+        placed = np.empty((*frames, self.positions.shape[-2], 3))
+        placed[..., self._backbone, :] = backbone
+        arms = _rotated(axes_of(backbone)[..., self._carrier, :, :], self._local)
+        placed[..., self._carried, :] = backbone[..., self._carrier, self._origin, :] + arms
         bonds = _rotated(_peptide_axes(backbone, self._linked), self._carbonyl)
-        placed[self._linked_oxygen] = backbone[self._linked, 2] + bonds
+        placed[..., self._linked_oxygen, :] = backbone[..., self._linked, 2, :] + bonds
         if torsions is not None:
-            self._turn_free_oxygens(placed, torsions[:, 0])
+            if torsions.shape[-1] == 7:
+                torsions = torsions[..., _PSI_AND_CHI]
+            self._turn_free_oxygens(placed, torsions[..., 0])
+            torsions = self._within_pucker(torsions)
             for index, group in enumerate(self._chi):
-                _turn_chi(placed, group, torsions[:, index + 1])
+                _turn_chi(placed, group, torsions[..., index + 1])
+            self._close_rings(placed, torsions)
         return placed
+
+    def measure(self, positions: np.ndarray) -> np.ndarray:
+        """Torsions of positions [..., atoms, 3]: φ, ψ, ω (to the next residue), χ1..4 in radians, [..., N, 7].
+
+        NaN where there is none; but where there is no next residue, ψ is the angle that O stands for.
+        """
+        backbone = positions[..., self._backbone, :]
+        n, ca, c = np.moveaxis(backbone, -2, 0)
+        measured = np.full((*backbone.shape[:-2], 7), np.nan)
+        i = self._linked
+        measured[..., i + 1, 0] = dihedral(c[..., i, :], n[..., i + 1, :], ca[..., i + 1, :], c[..., i + 1, :])
+        measured[..., :, 1] = _opposite(dihedral(n, ca, c, positions[..., self._oxygen, :]))
+        measured[..., i, 1] = dihedral(n[..., i, :], ca[..., i, :], c[..., i, :], n[..., i + 1, :])
+        measured[..., i, 2] = dihedral(ca[..., i, :], c[..., i, :], n[..., i + 1, :], ca[..., i + 1, :])
+        for index, group in enumerate(self._chi):
+            quartets = np.moveaxis(positions[..., group.quartets, :], -2, 0)
+            measured[..., group.residues, index + 3] = dihedral(*quartets)
+        return measured
 
     def _turn_free_oxygens(self, placed: np.ndarray, psi: np.ndarray) -> None:
         owner = self._free_owner
-        n, ca, c = np.moveaxis(placed[self._backbone[owner]], 1, 0)
+        n, ca, c = np.moveaxis(placed[..., self._backbone[owner], :], -2, 0)
         # O lies opposite to where the next N would be
-        turn = np.nan_to_num(psi[owner] + np.pi - dihedral(n, ca, c, placed[self._oxygen[owner]]))
-        placed[self._free_atoms] = rotate_about(placed[self._free_atoms], c, c - ca, turn)
+        now = dihedral(n, ca, c, placed[..., self._oxygen[owner], :])
+        turn = np.nan_to_num(psi[..., owner] + np.pi - now)
+        placed[..., self._free_atoms, :] = rotate_about(placed[..., self._free_atoms, :], c, c - ca, turn)
+
+    def _within_pucker(self, torsions: np.ndarray) -> np.ndarray:
+        residues = self._rings[:, 0]
+        chi = torsions[..., residues, 1]
+        bounded = torsions.copy()
+        bounded[..., residues, 1] = np.clip(np.arctan2(np.sin(chi), np.cos(chi)), -self._pucker, self._pucker)
+        return bounded
+
+    def _close_rings(self, placed: np.ndarray, torsions: np.ndarray) -> None:
+        residues, n, cg, cd = self._rings.T
+        asked = np.isfinite(torsions[..., residues, 1:3]).any(-1)[..., None]
+        here = placed[..., cd, :]
+        closed = close_ring(placed[..., n, :], placed[..., cg, :], here, *self._ring_bonds)
+        placed[..., cd, :] = np.where(asked, closed, here)
+
+
+def close_ring(n: np.ndarray, cg: np.ndarray, cd: np.ndarray, n_cd, cg_cd) -> np.ndarray:
+    """The place nearest to `cd` at the distances `n_cd` and `cg_cd` from `n` and `cg`.
+
+    Parameters
+    ----------
+    n, cg, cd : np.ndarray [..., 3]
+        nm.
+    n_cd, cg_cd : float or np.ndarray [...]
+        nm.
+
+    Returns
+    -------
+    np.ndarray [..., 3]
+        On the line n-cg where they are too far apart.
+    """
+    between = cg - n
+    span = np.linalg.norm(between, axis=-1)
+    along = between / np.maximum(span, 1e-9)[..., None]
+    foot = np.clip((span**2 + n_cd**2 - cg_cd**2) / (2 * np.maximum(span, 1e-9)), -n_cd, n_cd)
+    height = np.sqrt(np.maximum(n_cd**2 - foot**2, 0.0))
+    arm = cd - n
+    aside = arm - np.sum(arm * along, -1, keepdims=True) * along
+    aside = aside / np.maximum(np.linalg.norm(aside, axis=-1, keepdims=True), 1e-9)
+    return n + foot[..., None] * along + height[..., None] * aside
 
 
 def _rotated(axes: np.ndarray, arms: np.ndarray) -> np.ndarray:
     return (axes @ arms[..., None])[..., 0]
+
+
+def _opposite(angle: np.ndarray) -> np.ndarray:
+    return np.arctan2(-np.sin(angle), -np.cos(angle))
 
 
 @dataclass(frozen=True)
@@ -134,98 +263,16 @@ def _chi_group(topology: app.Topology, named: list[dict[str, int]], index: int) 
 
 
 def _turn_chi(placed: np.ndarray, group: _ChiGroup, target: np.ndarray) -> None:
-    a, b, c, d = np.moveaxis(placed[group.quartets], 1, 0)
-    turn = np.nan_to_num(target[group.residues] - dihedral(a, b, c, d))
+    a, b, c, d = np.moveaxis(placed[..., group.quartets, :], -2, 0)
+    turn = np.nan_to_num(target[..., group.residues] - dihedral(a, b, c, d))
     axis = c - b
-    placed[group.moved] = rotate_about(placed[group.moved], b[group.by], axis[group.by], turn[group.by])
+    by = group.by
+    placed[..., group.moved, :] = rotate_about(
+        placed[..., group.moved, :], b[..., by, :], axis[..., by, :], turn[..., by]
+    )
 
 
 def _peptide_axes(backbone: np.ndarray, linked: np.ndarray) -> np.ndarray:
-    """Axes [K, 3, 3] of the peptide planes behind residues `linked` [K]: x along C→CA, y towards the next N."""
-    c = backbone[linked, 2]
-    return frame_axes(backbone[linked, 1] - c, backbone[linked + 1, 0] - c)
-
-
-def ideal_oxygen(backbone: np.ndarray, bonded: np.ndarray) -> np.ndarray:
-    """Where the carbonyl O of each residue belongs.
-
-    Parameters
-    ----------
-    backbone : np.ndarray [N, 3, 3]
-        N, CA, C, nm.
-    bonded : np.ndarray [N - 1], bool
-
-    Returns
-    -------
-    np.ndarray [N, 3]
-        nm; in the peptide plane, or at ψ = FREE_PSI where there is no next residue.
-    """
-    ca, c = backbone[:, 1], backbone[:, 2]
-    behind = np.append(bonded, False)
-    following = np.concatenate([backbone[1:, 0], backbone[-1:, 0]])
-    # without a next N, this residue's own N marks the plane, and O is turned out of it afterwards
-    other = np.where(behind[:, None], following, backbone[:, 0])
-    plane = frame_axes(ca - c, other - c)
-    side = np.where(behind, -1.0, 1.0) * np.sin(CARBONYL_ANGLE)
-    direction = np.cos(CARBONYL_ANGLE) * plane[..., 0] + side[:, None] * plane[..., 1]
-    oxygen = c + CARBONYL_LENGTH * direction
-    turn = np.where(behind, 0.0, FREE_PSI - np.pi)
-    return rotate_about(oxygen, c, c - ca, turn)
-
-
-def missing_heavy_atoms(topology: app.Topology) -> dict[int, list[str]]:
-    """Heavy atoms that each residue of `topology` lacks, by residue index; terminal OXT is not counted."""
-    missing = {}
-    for residue in topology.residues():
-        present = {atom.name for atom in residue.atoms()}
-        lacking = [name for name in HEAVY_ATOMS.get(residue.name, ()) if name not in present]
-        if lacking:
-            missing[residue.index] = lacking
-    return missing
-
-
-def build_missing_atoms(topology: app.Topology, positions: np.ndarray) -> dict[tuple[int, str], np.ndarray]:
-    """Positions of heavy atoms that side chains lack, from PDBFixer.
-
-    Parameters
-    ----------
-    topology : app.Topology
-        Heavy atoms; every residue has N, CA, C.
-    positions : np.ndarray [atoms, 3]
-        nm.
-
-    Returns
-    -------
-    dict of (int, str) to np.ndarray [3]
-        By residue index and atom name, nm.
-    """
-    from pdbfixer import PDBFixer
-
-    wanted = missing_heavy_atoms(topology)
-    first = [{atom.name: atom.index for atom in residue.atoms()} for residue in topology.residues()][0]
-    anchor = positions[[first["N"], first["CA"], first["C"]]]
-    # in the axes of the first residue, so that a rotated input is completed alike
-    axes = axes_of(anchor)
-    text = io.StringIO()
-    app.PDBFile.writeFile(topology, (positions - anchor[1]) @ axes * unit.nanometer, text)
-    text.seek(0)
-    # the Reference platform gives the same bits in every process, which an exact restart needs
-    fixer = PDBFixer(pdbfile=text, platform=Platform.getPlatformByName("Reference"))
-    fixer.missingResidues = {}
-    fixer.findMissingAtoms()
-    fixer.missingTerminals = {}
-    try:
-        fixer.addMissingAtoms(seed=1)
-    except Exception as error:
-        where = ", ".join(label(residue) for residue in topology.residues() if residue.index in wanted)
-        raise ValueError(
-            f"heavy atoms are missing in {where}, and PDBFixer could not add them ({error}): complete the structure "
-            'first, or ask for atoms="backbone"'
-        ) from error
-    built = np.array(fixer.positions.value_in_unit(unit.nanometer)) @ axes.T + anchor[1]
-    return {
-        (residue.index, atom.name): built[atom.index]
-        for residue in fixer.topology.residues()
-        for atom in residue.atoms()
-        if atom.name in wanted.get(residue.index, ())
-    }
+    """Axes [..., K, 3, 3] of the peptide planes behind residues `linked` [K]: x along C→CA, y towards the next N."""
+    c = backbone[..., linked, 2, :]
+    return frame_axes(backbone[..., linked, 1, :] - c, backbone[..., linked + 1, 0, :] - c)

@@ -9,16 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from openmm import app, unit
 
-from openmm_starmd.backmap import BackMap, build_missing_atoms, ideal_oxygen, missing_heavy_atoms
+from openmm_starmd.backmap import GEOMETRIES, BackMap
+from openmm_starmd.completion import build_missing_atoms, ideal_oxygen, missing_heavy_atoms
 from openmm_starmd.geometry.residues import AMINO_ACIDS, BACKBONE, THREE_TO_ONE
-from openmm_starmd.intake import (
-    box_vectors,
-    check_backbone,
-    checked_positions,
-    measure_torsions,
-    number_residues,
-    split_chains,
-)
+from openmm_starmd.intake import box_vectors, checked_positions, measure_torsions
+from openmm_starmd.numbering import check_backbone, number_residues, split_chains
 from openmm_starmd.periodic import make_whole
 from openmm_starmd.selection import PEPTIDE_BOND, label, select_protein
 from openmm_starmd.topologies import ca_topology, protein_topology, restricted_topology
@@ -172,29 +167,42 @@ class Protein:
         _check_atoms(atoms)
         return self._ca_topology if atoms == "ca" else self._maps(atoms).topology
 
-    def frame_positions(self, backbone, atoms: str, torsions=None) -> np.ndarray:
+    def frame_positions(self, backbone, atoms: str, torsions=None, *, geometry: str = "input") -> np.ndarray:
         """Positions of the atoms that a frame holds.
 
         Parameters
         ----------
-        backbone : array [N, 3, 3]
-            N, CA, C, nm; they come back to the bit.
+        backbone : array [N, 3, 3] or [F, N, 3, 3]
+            N, CA, C, nm, of one frame or several; they come back to the bit.
         atoms : {"ca", "backbone", "heavy"}
-        torsions : array [N, 5], optional
-            ψ and χ1..4, radians, as :meth:`BackMap.place` reads them; the input's own angles by default.
+        torsions : array [N, 5 or 7] or [F, N, 5 or 7], optional
+            ψ and χ1..4, or all of :attr:`torsions`, radians, as :meth:`BackMap.place` reads them; the input's own
+            angles by default.
+        geometry : {"input", "ideal"}
+            Whose bond lengths and angles the atoms beyond N, CA and C have: the input's, or
+            :mod:`openmm_starmd.geometry.ideal`'s.
 
         Returns
         -------
-        np.ndarray [atoms of ``frame_topology(atoms)``, 3]
+        np.ndarray [atoms of ``frame_topology(atoms)``, 3] or [F, atoms, 3]
             nm.
         """
-        _check_atoms(atoms)
-        backbone = _shaped("backbone", backbone, (self.length, 3, 3))
-        if atoms == "ca":
-            return backbone[:, 1].copy()
+        backbone = self._frames("backbone", backbone, (3, 3))
         if torsions is not None:
-            torsions = _shaped("torsions", torsions, (self.length, 5))
-        return self._maps(atoms).place(backbone, torsions)
+            torsions = self._frames("torsions", torsions, (7,) if np.shape(torsions)[-1:] == (7,) else (5,))
+        mapping = self.backmap(atoms, geometry)
+        return backbone[..., 1, :].copy() if mapping is None else mapping.place(backbone, torsions)
+
+    def backmap(self, atoms: str, geometry: str = "input") -> BackMap | None:
+        """What places the atoms of :meth:`frame_topology`; None for "ca", where there is nothing to place."""
+        _check_atoms(atoms)
+        if geometry not in GEOMETRIES:
+            raise ValueError(f"geometry must be one of {', '.join(GEOMETRIES)}, not {geometry!r}")
+        if atoms == "ca":
+            return None
+        if geometry == "ideal":
+            return self._ideal_backbone_map if atoms == "backbone" else self._ideal_heavy_map
+        return self._maps(atoms)
 
     def backbone_from_frame(self, positions, atoms: str) -> np.ndarray | None:
         """N, CA, C [N, 3, 3] picked from a frame's positions, nm; None for "ca", whose frames do not hold them."""
@@ -230,6 +238,19 @@ class Protein:
         if missing_heavy_atoms(topology):
             topology, positions = restricted_topology(topology, positions, build_missing_atoms(topology, positions))
         return BackMap(topology, positions, self.bonded)
+
+    @functools.cached_property
+    def _ideal_backbone_map(self) -> BackMap:
+        return self._backbone_map.with_ideal_geometry()
+
+    @functools.cached_property
+    def _ideal_heavy_map(self) -> BackMap:
+        return self._heavy_map.with_ideal_geometry()
+
+    def _frames(self, what: str, values, last: tuple[int, ...]) -> np.ndarray:
+        """Values [N, *last] of one frame or of several."""
+        leading = np.shape(values)[:1] if np.ndim(values) == len(last) + 2 else ()
+        return _shaped(what, values, (*leading, self.length, *last))
 
     def _maps(self, atoms: str) -> BackMap:
         return self._backbone_map if atoms == "backbone" else self._heavy_map

@@ -195,10 +195,12 @@ def check_chi_plus_sixty_degrees(protein: Protein) -> None:
     trajectory = mdtraj.Trajectory(placed[None], mdtraj.Topology.from_openmm(protein.frame_topology("heavy")))
     for k in range(4):
         quartets, values = getattr(mdtraj, f"compute_chi{k + 1}")(trajectory)
-        residues = [trajectory.topology.atom(q[1]).residue.index for q in quartets]
-        if residues:
+        residues = np.array([trajectory.topology.atom(q[1]).residue.index for q in quartets], int)
+        # the ring of proline stays closed, whatever is asked for
+        turned = np.array([protein.sequence.replace("/", "")[i] != "P" for i in residues], bool)
+        if turned.any():
             difference = np.angle(np.exp(1j * (values[0] - torsions[residues, k + 1])))
-            assert np.rad2deg(np.abs(difference)).max() < 0.1
+            assert np.rad2deg(np.abs(difference[turned])).max() < 0.1
         assert protein.torsion_mask[residues, 3 + k].all()
     assert np.array_equal(protein.backbone_from_frame(placed, "heavy"), protein.backbone)
 
