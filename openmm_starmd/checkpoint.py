@@ -12,24 +12,32 @@ from pathlib import Path
 from typing import IO
 
 MAGIC = b"openmm-starmd checkpoint 1\n"
+MAGIC_SEGMENT = b"openmm-starmd checkpoint 2\n"
+"""Of a file that holds the state of a classical segment too."""
 
 
-def pack(checkpoint: bytes) -> bytes:
-    """Header, SHA-256 and the bytes of ``Context.createCheckpoint()``."""
-    return MAGIC + hashlib.sha256(checkpoint).digest() + checkpoint
+def pack(checkpoint: bytes, segment: bytes | None = None) -> bytes:
+    """Header, SHA-256 and the bytes of ``Context.createCheckpoint()``, with those of a segment where there is one."""
+    if segment is None:
+        return MAGIC + hashlib.sha256(checkpoint).digest() + checkpoint
+    body = len(checkpoint).to_bytes(8, "little") + checkpoint + segment
+    return MAGIC_SEGMENT + hashlib.sha256(body).digest() + body
 
 
-def unpack(data: bytes) -> bytes:
+def unpack(data: bytes) -> tuple[bytes, bytes | None]:
     """Inverse of :func:`pack`; a foreign or damaged file raises a ValueError."""
-    if not data.startswith(MAGIC):
+    if not data.startswith((MAGIC, MAGIC_SEGMENT)):
         raise ValueError(
             "not a checkpoint written by StarMDSimulation.saveCheckpoint(). A classical simulation's checkpoint holds "
             "no learned frames; an XML state is read by loadState()"
         )
-    digest, checkpoint = data[len(MAGIC) : len(MAGIC) + 32], data[len(MAGIC) + 32 :]
-    if hashlib.sha256(checkpoint).digest() != digest:
+    digest, body = data[len(MAGIC) : len(MAGIC) + 32], data[len(MAGIC) + 32 :]
+    if hashlib.sha256(body).digest() != digest:
         raise ValueError("the checkpoint is damaged: its checksum does not fit. Was it copied in full?")
-    return checkpoint
+    if data.startswith(MAGIC):
+        return body, None
+    end = 8 + int.from_bytes(body[:8], "little")
+    return body[8:end], body[end:]
 
 
 def write(file: str | os.PathLike[str] | IO, data: bytes | str) -> None:

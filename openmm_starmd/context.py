@@ -28,6 +28,7 @@ class FrameContext(mm.Context):
         values = as_array(positions)
         self.getIntegrator().accept_positions(values)
         super().setPositions(values)
+        self.getIntegrator().pending = None
 
     def setVelocities(self, velocities: Any) -> None:
         """Warn: velocities stay zero."""
@@ -39,9 +40,12 @@ class FrameContext(mm.Context):
 
     def reinitialize(self, preserveState: bool = False) -> None:
         """OpenMM's own; without `preserveState` positions must be set again, and a new history starts from them."""
+        if not preserveState:
+            self.getIntegrator().require_no_segment()
         super().reinitialize(preserveState)
         if not preserveState:
             self.getIntegrator().forget_history()
+            self.getIntegrator().pending = None
 
     def loadCheckpoint(self, checkpoint: bytes) -> None:
         """Load what createCheckpoint() gave; a foreign one raises a ValueError and changes nothing."""
@@ -65,6 +69,7 @@ class FrameContext(mm.Context):
             Whether a frame history must be among what is loaded.
         """
         integrator = self.getIntegrator()
+        integrator.require_no_segment()
         snapshot = self.createCheckpoint()
         try:
             for name in IDENTITY:
@@ -86,6 +91,7 @@ class FrameContext(mm.Context):
             if isinstance(error, (mm.OpenMMException, TypeError)):
                 raise ValueError(f"not a state of this StarMDSimulation: {error}") from error
             raise
+        integrator.pending = None
 
 
 def frame_system(topology: app.Topology, box: Any) -> mm.System:

@@ -11,7 +11,7 @@ import math
 import warnings
 import weakref
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 import openmm as mm
@@ -26,8 +26,27 @@ if TYPE_CHECKING:
 
     from openmm_starmd.protein import Protein
     from openmm_starmd.rollout import Rollout
+    from openmm_starmd.segment import Segment
 
 _BROKEN_BOND = 0.3  # nm; a residue whose N-CA or CA-C is longer is not a residue
+
+
+class Present(NamedTuple):
+    """The current frame.
+
+    Attributes
+    ----------
+    number : int
+        Frames drawn so far.
+    backbone : np.ndarray [N, 3, 3]
+        N, CA, C, nm.
+    torsions : np.ndarray [N, 7] or None
+        φ, ψ, ω, χ1..4, radians, NaN where there is none; None unless frames have side chains.
+    """
+
+    number: int
+    backbone: np.ndarray
+    torsions: np.ndarray | None
 
 
 class StarMDIntegrator(HistoryIntegrator):
@@ -48,6 +67,13 @@ class StarMDIntegrator(HistoryIntegrator):
         Whether drawn torsions place O and side chains; else those ride rigidly on their residue.
     weights_id : str
         Names the weights, so that a checkpoint made with others is refused.
+
+    Attributes
+    ----------
+    segment : Segment or None
+        Classical MD that makes the frames in place of the rollout, while there is one.
+    pending : bytes or None
+        State of a segment that a loaded checkpoint was saved in, until the segment is entered again.
 
     Notes
     -----
@@ -87,6 +113,8 @@ class StarMDIntegrator(HistoryIntegrator):
         self._held = -1  # token of the history in the rollout's memory; -1: none that can be relied upon
         self._last: np.ndarray | None = None  # positions committed with that token
         self._warned = False
+        self.segment: Segment | None = None
+        self.pending: bytes | None = None
 
     def bind(self, context: mm.Context) -> None:
         """Tell the integrator its Context, which it does not learn from OpenMM.
@@ -128,13 +156,46 @@ class StarMDIntegrator(HistoryIntegrator):
         for _ in range(whole_number(steps)):
             self._advance()
 
-    def _advance(self) -> None:
+    def skip_draws(self, frames: int) -> None:
+        """Leave out the random numbers of the next `frames` frames: what is drawn from here on is another future.
+
+        For programs that go back to an earlier state and want to go on from it differently.
+        """
+        self.setGlobalVariableByName("offset", self.history().offset + whole_number(frames))
+        self._held = -1
+
+    def present(self) -> Present:
+        """The current frame, as a history or a segment would start from it."""
+        history, positions = self.history(), self._positions(self._bound())
+        torsions = None
+        if self._atoms == "heavy":
+            torsions = self._protein.backmap("heavy").measure(positions)
+        return Present(history.offset + history.count, self._present_backbone(history, positions), torsions)
+
+    def _present_backbone(self, history: History, positions: np.ndarray) -> np.ndarray:
+        if history.token and np.array_equal(positions, self.committed()):
+            return self.kept([history.count])[history.count]
+        return self._backbone_at(positions)
+
+    def _bound(self) -> mm.Context:
         context = self._context() if self._context is not None else None
         if context is None:
             raise RuntimeError(
                 "this StarMDIntegrator is bound to no Context: use StarMDSimulation, or call bind(context)"
             )
+        return context
+
+    def _advance(self) -> None:
+        context = self._bound()
         self.require_identity()
+        if self.pending is not None:
+            raise ValueError(
+                "this checkpoint was saved inside a classical segment: go on in it with simulation.classical(...) and "
+                "that segment's settings, or call simulation.leaveSegment() to go on with learned frames"
+            )
+        if self.segment is not None:
+            self._advance_classically(self.segment, context)
+            return
         history, positions = self.history(), self._positions(context)
         fresh = self._synchronise(history, positions)
         self._held = -1
@@ -153,6 +214,16 @@ class StarMDIntegrator(HistoryIntegrator):
         token = digest(history, new, backbone)
         self.commit(replace(history, count=history.count + 1, token=token), new, backbone, fresh)
         self._last, self._held = new, token
+
+    def _advance_classically(self, segment: Segment, context: mm.Context) -> None:
+        """Commit the end of a stride of classical MD; the first one begins a new history."""
+        history = self.history()
+        frame = segment.advance(self._present_backbone(history, self._positions(context)))
+        if frame.start is not None:
+            history = History(0, history.offset + history.count, 0, history.seed)
+        self._held = -1
+        token = digest(history, frame.positions, frame.backbone, frame.start)
+        self.commit(replace(history, count=history.count + 1, token=token), *frame)
 
     def _synchronise(self, history: History, positions: np.ndarray) -> np.ndarray | None:
         """Bring the rollout's memory to `history`, or return the backbone [N, 3, 3] a new history starts from."""
@@ -196,6 +267,7 @@ class StarMDIntegrator(HistoryIntegrator):
 
     def accept_positions(self, positions: np.ndarray) -> None:
         """Raise a ValueError if no history can start from `positions` [atoms, 3], nm."""
+        self.require_no_segment()
         if positions.shape != (self._particles, 3):
             raise ValueError(
                 f"positions have shape {positions.shape}, but a frame has {self._particles} atoms "
@@ -208,6 +280,14 @@ class StarMDIntegrator(HistoryIntegrator):
             known = self.staged_start()[:, 1], self.committed()
             if not any(np.array_equal(positions, one) for one in known):
                 raise ValueError(CA_ONLY)
+
+    def require_no_segment(self) -> None:
+        """Raise a ValueError inside a classical segment, whose state would no longer fit."""
+        if self.segment is not None:
+            raise ValueError(
+                "a classical segment is running: leave it first (the end of its with statement), or move atoms in the "
+                "all-atom simulation"
+            )
 
     def warn_no_forces(self) -> None:
         """Say, once, that a frame has neither energies, forces nor velocities."""

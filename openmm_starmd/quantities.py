@@ -8,14 +8,14 @@ import numpy as np
 from openmm import unit
 
 
-def whole_number(steps: Any) -> int:
-    """`steps` as an int >= 0, or a ValueError."""
+def whole_number(steps: Any, what: str = "steps") -> int:
+    """`steps` as an int >= 0, or a ValueError that calls it `what`."""
     try:
         whole = int(steps)
     except (TypeError, ValueError, OverflowError):
         whole = -1
     if whole != steps or whole < 0:
-        raise ValueError(f"steps is {steps!r}; it must be a whole number, at least 0")
+        raise ValueError(f"{what} is {steps!r}; it must be a whole number, at least 0")
     return whole
 
 

@@ -15,6 +15,7 @@ from openmm import app, unit
 from openmm_starmd import checkpoint
 from openmm_starmd.context import frame_system
 from openmm_starmd.errors import StarMDWarning
+from openmm_starmd.hybrid import Hybrid
 from openmm_starmd.integrator import UNCOPIABLE, StarMDIntegrator
 from openmm_starmd.protein import Protein, describe_differences
 from openmm_starmd.quantities import as_array, in_unit, whole_number
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 ATOMS = ("ca", "backbone", "heavy")
 
 
-class StarMDSimulation(app.Simulation):
+class StarMDSimulation(Hybrid):
     """Protein dynamics frame by frame, in place of molecular dynamics step by step.
 
     It is OpenMM's own Simulation: reporters, ``step``, ``runForClockTime``, ``context`` and checkpoints are used as
@@ -53,6 +54,12 @@ class StarMDSimulation(app.Simulation):
     >>> simulation.reporters.append(DCDReporter("frames.dcd", 1, append=True))
     >>> simulation.step(100)
 
+    Classical MD takes over for a while, in the same trajectory, and judges a frame on the side:
+
+    >>> with simulation.classical() as md:
+    ...     simulation.step(2)
+    >>> print(simulation.validate(10 * picoseconds))
+
     Parameters
     ----------
     topology : openmm.app.Topology
@@ -68,8 +75,8 @@ class StarMDSimulation(app.Simulation):
         the same trajectory.
     temperature : Quantity or float, optional
         K. Only what the weights were trained at.
-    weights : str, path or Weights
-        Bundled name, directory or safetensors file.
+    weights : str, path or Weights, optional
+        Bundled name, directory or safetensors file; ``openmm_starmd.model.weights.DEFAULT_WEIGHTS`` by default.
     atoms : {"heavy", "backbone", "ca"}, optional
         Which atoms frames have: all heavy atoms, N CA C O, or CA. Heavy if the weights have trained side chains, else
         backbone.
@@ -113,14 +120,15 @@ class StarMDSimulation(app.Simulation):
         device: str | torch.device | None = None,
         seed: int | None = None,
         temperature: Any = None,
-        weights: str | os.PathLike[str] | Weights = "starmd-mini-v1",
+        weights: str | os.PathLike[str] | Weights | None = None,
         atoms: str | None = None,
         steps: int | None = None,
         max_context: int | None = None,
     ) -> None:
-        from openmm_starmd.model.weights import load_weights
+        from openmm_starmd.model.weights import DEFAULT_WEIGHTS, load_weights
         from openmm_starmd.rollout import make_rollout
 
+        weights = DEFAULT_WEIGHTS if weights is None else weights
         if isinstance(weights, (str, os.PathLike)):
             weights = load_weights(weights)
         config = weights.config
@@ -144,6 +152,7 @@ class StarMDSimulation(app.Simulation):
         self.temperature = config.temperature * unit.kelvin
         self.atoms = atoms
         self._input_topology = topology
+        self._models, self._adopted = {}, None
         rollout = make_rollout(
             self.protein,
             weights,
@@ -201,21 +210,18 @@ class StarMDSimulation(app.Simulation):
         self.integrator.stage_start(start.backbone)
         self.context.setPositions(start.frame_positions(start.backbone, self.atoms))
 
-    def minimizeEnergy(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Raise a ValueError: frames have no force field."""
-        raise ValueError(
-            "learned frames have no force field, so there is no energy to minimise. Minimise the all-atom model with a "
-            "classical openmm.app.Simulation first, and give its positions to StarMDSimulation"
-        )
-
     def saveCheckpoint(self, file: str | os.PathLike[str] | IO) -> None:
         """Save all that is needed to go on exactly, history and random state included.
+
+        Inside a classical segment the state of the all-atom simulation goes with it.
 
         Parameters
         ----------
         file : path or binary file
         """
-        checkpoint.write(file, checkpoint.pack(self.context.createCheckpoint()))
+        segment = self.integrator.segment
+        state = self.integrator.pending if segment is None else segment.state()
+        checkpoint.write(file, checkpoint.pack(self.context.createCheckpoint(), state))
 
     def loadCheckpoint(self, file: str | os.PathLike[str] | IO) -> None:
         """Go on exactly where saveCheckpoint() was called.
@@ -225,8 +231,16 @@ class StarMDSimulation(app.Simulation):
         file : path or binary file
             A ValueError is raised, and nothing changes, if it was saved by a simulation of another protein, start
             structure, weights or settings, or is damaged. The seed comes with the file.
+
+        Notes
+        -----
+        After a file that was saved inside a classical segment, ``with simulation.classical(...)`` with the settings of
+        that segment is inside it again, exactly on platforms that are deterministic (Reference);
+        :meth:`leaveSegment` goes on with learned frames instead.
         """
-        self.context.loadCheckpoint(checkpoint.unpack(checkpoint.read(file)))
+        frames, segment = checkpoint.unpack(checkpoint.read(file))
+        self.context.loadCheckpoint(frames)
+        self.integrator.pending = segment
 
     def saveState(self, file: str | os.PathLike[str] | IO) -> None:
         """Save as XML, with the history: as exact as a checkpoint, and readable by other OpenMM versions.
@@ -234,7 +248,16 @@ class StarMDSimulation(app.Simulation):
         Parameters
         ----------
         file : path or text file
+
+        Raises
+        ------
+        ValueError
+            Inside a classical segment, whose random state a State cannot hold.
         """
+        if self.integrator.segment is not None or self.integrator.pending is not None:
+            raise ValueError(
+                "a State cannot hold a classical segment: use saveCheckpoint(), or save before or after the segment"
+            )
         state = self.context.getState(positions=True, velocities=True, parameters=True, integratorParameters=True)
         checkpoint.write(file, mm.XmlSerializer.serialize(state))
 

@@ -15,6 +15,7 @@ from openmm import app, unit
 
 from openmm_starmd.errors import StarMDWarning
 from openmm_starmd.integrator import StarMDIntegrator
+from openmm_starmd.model.weights import DEFAULT_WEIGHTS
 from openmm_starmd.sampling import SamplerSettings
 from openmm_starmd.simulation import StarMDSimulation
 
@@ -192,11 +193,6 @@ def test_no_energies_warns_once():
     assert state.getKineticEnergy()._value == 0
     assert not np.any(state.getVelocities(asNumpy=True)._value)
     assert math.isnan(simulation.integrator.computeSystemTemperature().value_in_unit(unit.kelvin))
-
-
-def test_minimize_is_refused():
-    with pytest.raises(ValueError, match="no force field"):
-        make_simulation(helix()).minimizeEnergy()
 
 
 def test_cannot_be_copied():
@@ -469,7 +465,7 @@ def test_weights_by_name_are_loaded(monkeypatch):
 
     monkeypatch.setattr("openmm_starmd.model.weights.load_weights", load)
     StarMDSimulation(*helix()).step(1)
-    assert asked == ["starmd-mini-v1"]
+    assert asked == [DEFAULT_WEIGHTS]
 
 
 def test_difference_from_training_warns_once():

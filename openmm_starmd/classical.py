@@ -1,0 +1,382 @@
+"""ClassicalModel: the all-atom simulation behind a protein, built once and entered from any frame."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openmm as mm
+from openmm import app, unit
+from scipy.spatial import cKDTree
+
+from openmm_starmd.classical_settings import ClassicalSettings
+from openmm_starmd.periodic import make_whole
+from openmm_starmd.quantities import whole_number
+from openmm_starmd.selection import PEPTIDE_BOND, label
+from openmm_starmd.solvation import implicit_system, make_way, movable_molecules, solvated
+
+if TYPE_CHECKING:
+    from openmm_starmd.allatom import AllAtomModel
+    from openmm_starmd.protein import Protein
+    from openmm_starmd.segment import Segment
+
+_CHUNK = 50  # steps between chances for Python to notice a Ctrl-C
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How a classical simulation was started from a frame.
+
+    Attributes
+    ----------
+    energy_placed, energy_minimized : float
+        Potential energy before and after minimisation, kJ/mol.
+    moved : float
+        RMSD of N, CA and C by which minimisation moved the backbone, after superposition, nm.
+    backbone : np.ndarray [N, 3, 3]
+        N, CA, C after minimisation, before any dynamics, nm.
+    displaced : int
+        Waters and ions that made way for the protein.
+    seconds : dict of str to float
+        Spent on ``place``, ``minimize`` and ``equilibrate``.
+    """
+
+    energy_placed: float
+    energy_minimized: float
+    moved: float
+    backbone: np.ndarray = field(repr=False)
+    displaced: int
+    seconds: dict[str, float] = field(repr=False)
+
+
+class AllAtomSimulation(app.Simulation):
+    """A classical Simulation of all atoms, which a segment of a StarMDSimulation may be running in.
+
+    Attributes
+    ----------
+    segment : Segment or None
+        While there is one, each whole stride that ``step()`` completes becomes a frame of the StarMDSimulation.
+    """
+
+    segment: Segment | None = None
+
+    def step(self, steps: int) -> None:
+        """Advance by `steps` time steps."""
+        if self.segment is None:
+            super().step(whole_number(steps))
+        else:
+            self.segment.step_inside(whole_number(steps))
+
+
+class ClassicalModel:
+    """The all-atom simulation of a protein.
+
+    Building it takes seconds: force field, hydrogens, System and Context are made here and kept. :meth:`enter` starts
+    it from a frame in milliseconds, minimisation aside.
+
+    Parameters
+    ----------
+    protein : Protein
+        N residues.
+    settings : ClassicalSettings, optional
+
+    Attributes
+    ----------
+    protein : Protein
+    settings : ClassicalSettings
+    model : AllAtomModel
+        All atoms, hydrogens and explicit solvent included.
+    simulation : AllAtomSimulation
+        An ``openmm.app.Simulation`` of them.
+    backbone_atoms : np.ndarray [N, 3], int
+        Atoms N, CA and C of each residue.
+    seconds : float
+        Spent on building.
+    digest : str
+        Of the System, so that a checkpoint of another one can be refused.
+
+    Raises
+    ------
+    ValueError
+        If the force field does not know a residue or a setting does not fit; says what to do.
+    """
+
+    def __init__(self, protein: Protein, settings: ClassicalSettings | None = None) -> None:
+        from openmm_starmd.allatom import AllAtomModel
+
+        began = time.perf_counter()
+        settings = settings or ClassicalSettings()
+        platform = settings.platform_arguments()
+        forcefield = settings.load_forcefield()
+        model = AllAtomModel.build(protein, forcefield)
+        if settings.solvent == "explicit":
+            topology, positions, system = solvated(
+                model.topology,
+                model.positions,
+                forcefield,
+                hydrogen_mass=settings.hydrogen_mass,
+                padding=settings.padding,
+                ionic_strength=settings.ionic_strength,
+                water=settings.water,
+                pressure=settings.pressure,
+                temperature=settings.temperature,
+            )
+            model = AllAtomModel.from_topology(protein, topology, positions)
+        else:
+            system = implicit_system(model.topology, forcefield, settings.hydrogen_mass, settings.solvent)
+        self._set_up(settings, model, AllAtomSimulation(model.topology, system, settings.make_integrator(), *platform))
+        if settings.solvent == "explicit":
+            self._relax()
+        self.seconds = time.perf_counter() - began
+
+    @classmethod
+    def adopt(cls, settings: ClassicalSettings, model: AllAtomModel, simulation: AllAtomSimulation) -> ClassicalModel:
+        """The model of a System that exists.
+
+        Parameters
+        ----------
+        settings : ClassicalSettings
+            Its temperature and time step.
+        model : AllAtomModel
+            Of the whole topology; solvent begins each segment where it lies there.
+        simulation : AllAtomSimulation
+            With a Context of its own.
+        """
+        began = time.perf_counter()
+        made = cls.__new__(cls)
+        made._set_up(settings, model, simulation)
+        made.seconds = time.perf_counter() - began
+        return made
+
+    def _set_up(self, settings: ClassicalSettings, model: AllAtomModel, simulation: AllAtomSimulation) -> None:
+        self.protein, self.settings, self.model, self.simulation = model.protein, settings, model, simulation
+        self.digest = hashlib.sha256(mm.XmlSerializer.serialize(simulation.system).encode()).hexdigest()
+        self._rest = np.array(model.positions, dtype=np.float64)
+        self._parameters = dict(simulation.context.getParameters())
+        frame = model.protein.frame_topology("heavy")
+        self._names = [{atom.name: int(model.heavy[atom.index]) for atom in r.atoms()} for r in frame.residues()]
+        self._owner = np.array([atom.residue.index for atom in frame.atoms()])
+        self.backbone_atoms = np.array([[atoms[name] for name in ("N", "CA", "C")] for atoms in self._names])
+        self._vectors = _box_of(simulation.context) if simulation.system.usesPeriodicBoundaryConditions() else None
+        self._molecules: list[np.ndarray] = []
+        self._movable: list[np.ndarray] = []
+        if self._vectors is not None:
+            protein = set(model.heavy.tolist())
+            molecules = [np.array(molecule) for molecule in simulation.context.getMolecules()]
+            self._molecules = [molecule for molecule in molecules if not protein.isdisjoint(molecule.tolist())]
+            self._movable = movable_molecules(simulation.topology, model.others)
+        movable = set(np.concatenate(self._movable).tolist()) if self._movable else set()
+        self._solute = np.array(
+            [
+                atom.index
+                for atom in simulation.topology.atoms()
+                if atom.index not in movable and atom.element not in (None, app.element.hydrogen)
+            ]
+        )
+
+    def frame_atoms(self, topology: app.Topology) -> np.ndarray:
+        """Where the atoms of a frame's topology are among those of the model, [atoms of the topology], int."""
+        return np.array(
+            [
+                names[atom.name]
+                for residue, names in zip(topology.residues(), self._names, strict=True)
+                for atom in residue.atoms()
+            ]
+        )
+
+    def enter(
+        self,
+        backbone: np.ndarray,
+        torsions: np.ndarray | None = None,
+        *,
+        minimize: int | None = 50,
+        equilibrate: float = 1.0,
+        seed: int = 0,
+        tolerance: float = 10.0,
+        reporter: mm.MinimizationReporter | None = None,
+    ) -> Entry:
+        """Start from a frame: place all atoms, minimise, draw velocities, equilibrate.
+
+        Parameters
+        ----------
+        backbone : array [N, 3, 3]
+            N, CA, C, nm.
+        torsions : array [N, 5], optional
+            ψ and χ1..4, radians; side chains keep the input's angles without.
+        minimize : int or None
+            Most iterations; 0 for none, None to convergence.
+        equilibrate : float
+            ps of dynamics after that, which count for nobody's clock.
+        seed : int
+            Of velocities, thermostat and barostat, which depend on nothing else.
+        tolerance : float
+            kJ/mol/nm, root mean square of the force where minimisation ends.
+        reporter : openmm.MinimizationReporter, optional
+
+        Returns
+        -------
+        Entry
+
+        Raises
+        ------
+        RuntimeError
+            If the energy is not finite even after minimisation; names the closest atoms.
+        """
+        began = time.perf_counter()
+        backbone = np.asarray(backbone, dtype=np.float64)
+        context = self.simulation.context
+        others = self.model.others
+        if len(others):
+            target = self._rest[self.backbone_atoms[:, 1]]
+            rotation, shift = fitted(backbone[:, 1], target)
+            backbone = backbone @ rotation.T + shift
+        positions = self.model.place(backbone, torsions)
+        positions[others] = self._rest[others]
+        displaced = 0
+        if self._vectors is not None:
+            positions, displaced = make_way(positions, self._solute, self._movable, self._vectors)
+        self._reseed(seed)
+        if self._vectors is not None:
+            context.setPeriodicBoxVectors(*self._vectors)
+        context.setPositions(positions)
+        context.computeVirtualSites()
+        before = self.energy()
+        marks = [time.perf_counter()]
+        start = self.backbone()
+        if minimize is None or minimize > 0:
+            self._minimize(tolerance, minimize or 0, reporter)
+        else:
+            context.applyConstraints(1e-5)
+        after = self.energy() if minimize != 0 else before
+        if not np.isfinite(after):
+            raise RuntimeError(
+                f"the force field cannot start from this frame: its energy is {after}. {self._closest()}"
+            )
+        marks.append(time.perf_counter())
+        relaxed = self.backbone()
+        context.setVelocitiesToTemperature(self.settings.temperature * unit.kelvin, _seed(seed, "velocities"))
+        self._run(equilibrate)
+        marks.append(time.perf_counter())
+        spent = np.diff([began, *marks])
+        return Entry(
+            energy_placed=before,
+            energy_minimized=after,
+            moved=_rmsd(relaxed, start),
+            backbone=relaxed,
+            displaced=displaced,
+            seconds=dict(zip(("place", "minimize", "equilibrate"), spent.tolist(), strict=True)),
+        )
+
+    def energy(self) -> float:
+        """Potential energy, kJ/mol."""
+        state = self.simulation.context.getState(energy=True)
+        return state.getPotentialEnergy().value_in_unit(unit.kilojoules_per_mole)
+
+    def positions(self) -> np.ndarray:
+        """Positions [atoms, 3], nm, the protein in one piece across the box."""
+        state = self.simulation.context.getState(positions=True)
+        found = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        if len(self._molecules) > 1:
+            vectors = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
+            found = self._gathered(found, vectors)
+        return found
+
+    def backbone(self) -> np.ndarray:
+        """N, CA, C [N, 3, 3], nm."""
+        return self.positions()[self.backbone_atoms]
+
+    def torsions(self) -> np.ndarray:
+        """φ, ψ, ω, χ1..4 [N, 7], radians, as :meth:`AllAtomModel.measure` gives them."""
+        return self.model.measure(self.positions())[1]
+
+    def _gathered(self, positions: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """Each molecule of the protein, whole already, in the image that lies beside the others."""
+        heavy = self.model.heavy
+        rank = np.empty(len(positions), dtype=int)
+        rank[heavy] = np.arange(len(heavy))
+        chain = np.array([residue.chain.index for residue in self.protein.topology.residues()])
+        whole = make_whole(positions[heavy], self._owner, rank[self.backbone_atoms], chain, vectors, PEPTIDE_BOND)
+        moved = np.zeros_like(positions)
+        moved[heavy] = whole - positions[heavy]
+        positions = positions.copy()
+        for molecule in self._molecules:
+            positions[molecule] += moved[np.intersect1d(molecule, heavy)[0]]
+        return positions
+
+    def _relax(self) -> None:
+        """Fit new water to the protein, once."""
+        self.enter(self.protein.backbone, minimize=200, equilibrate=self.settings.relaxation)
+        self._rest = self.positions()
+        self._vectors = _box_of(self.simulation.context)
+
+    def _minimize(self, tolerance: float, iterations: int, reporter: Any) -> None:
+        try:
+            mm.LocalEnergyMinimizer.minimize(self.simulation.context, tolerance, iterations, reporter)
+        except mm.OpenMMException as error:
+            raise RuntimeError(f"the force field cannot start from this frame ({error}). {self._closest()}") from error
+
+    def _run(self, picoseconds: float) -> None:
+        steps = round(picoseconds / self.settings.timestep)
+        for done in range(0, steps, _CHUNK):
+            self.simulation.integrator.step(min(_CHUNK, steps - done))
+
+    def _reseed(self, seed: int) -> None:
+        """Make all that is random from here on depend on `seed` alone."""
+        context, integrator = self.simulation.context, self.simulation.integrator
+        if hasattr(integrator, "setRandomNumberSeed"):
+            integrator.setRandomNumberSeed(_seed(seed, "integrator"))
+        for index, force in enumerate(self.simulation.system.getForces()):
+            if hasattr(force, "setRandomNumberSeed"):
+                force.setRandomNumberSeed(_seed(seed, f"force {index}"))
+        # seeds are read when kernels are made; a Context of the same System costs milliseconds, not a build
+        context.reinitialize()
+        for name, value in self._parameters.items():
+            context.setParameter(name, value)
+
+    def _closest(self) -> str:
+        """Which atoms of the protein lie closest, for messages."""
+        positions = self.positions()
+        heavy = self.model.heavy
+        if not np.isfinite(positions[heavy]).all():
+            return "Positions are not finite."
+        atoms = list(self.model.topology.atoms())
+        bonded = {tuple(sorted((first.index, second.index))) for first, second in self.model.topology.bonds()}
+        pairs = cKDTree(positions[heavy]).query_pairs(0.2, output_type="ndarray")
+        pairs = np.array([pair for pair in np.sort(heavy[pairs], 1).tolist() if tuple(pair) not in bonded])
+        if not len(pairs):
+            return "No two heavy atoms of the protein that are not bonded lie under 2 Å."
+        distances = np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=-1)
+        first, second = (atoms[index] for index in pairs[distances.argmin()])
+        return (
+            f"The closest atoms: {label(first.residue)} {first.name} and {label(second.residue)} {second.name}, "
+            f"{10 * distances.min():.2f} Å apart."
+        )
+
+
+def fitted(mobile: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rotation and shift of ``mobile @ rotation.T + shift`` closest to `target`; both [points, 3], nm."""
+    import torch
+
+    from openmm_starmd.geometry.rigid import superposition
+
+    rotation, shift = superposition(torch.from_numpy(np.array(mobile)), torch.from_numpy(np.array(target)))
+    return rotation.numpy(), shift.numpy()
+
+
+def _rmsd(first: np.ndarray, second: np.ndarray) -> float:
+    first, second = first.reshape(-1, 3), second.reshape(-1, 3)
+    rotation, shift = fitted(first, second)
+    return float(np.sqrt(((first @ rotation.T + shift - second) ** 2).sum(-1).mean()))
+
+
+def _box_of(context: mm.Context) -> np.ndarray:
+    return context.getState().getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
+
+
+def _seed(seed: int, purpose: str) -> int:
+    """A seed that OpenMM takes, in [1, 2^31)."""
+    digest = hashlib.sha256(f"{seed} {purpose}".encode()).digest()
+    return int.from_bytes(digest[:4], "little") % (2**31 - 1) + 1
