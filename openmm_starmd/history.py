@@ -106,6 +106,11 @@ class HistoryIntegrator(mm.CustomIntegrator):
         self.addComputeGlobal("armed", "0")
         self.endBlock()
 
+    @property
+    def max_context(self) -> int:
+        """Most frames remembered, frame 0 included."""
+        return self._slots + 1
+
     def history(self) -> History:
         """Where the history stands."""
         get = self.getGlobalVariableByName

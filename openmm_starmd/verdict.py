@@ -19,7 +19,6 @@ from openmm import unit
 
 from openmm_starmd.analysis.defects import Defect, Inspector, Quality
 from openmm_starmd.analysis.flexibility import CONTACT, CONTACT_SEPARATION, rmsd
-from openmm_starmd.intake import measure_torsions
 from openmm_starmd.quantities import in_unit
 from openmm_starmd.sampling import kept_frames
 from openmm_starmd.spread import TRAINING_MD, Spread
@@ -43,8 +42,8 @@ class Drawn:
     ----------
     backbone : ndarray [N, 3, 3]
         N, CA, C, nm.
-    torsions : ndarray [N, 5] or None
-        ψ and χ1..4, radians; None where the frame has no side chains of its own.
+    torsions : ndarray [N, 5 or 7] or None
+        As ``BackMap.place`` reads them; None where the frame has no side chains of its own.
     positions : ndarray [heavy atoms, 3]
         nm, in the order of ``protein.frame_topology("heavy")``.
     placed : bool
@@ -138,31 +137,21 @@ def frame_at(model: ClassicalModel, positions: np.ndarray) -> Drawn:
     """The frame of given heavy atoms [heavy atoms, 3], nm, with the torsions they have."""
     protein = model.protein
     backbone = protein.backbone_from_frame(positions, "heavy")
-    if not np.isfinite(positions).all():
-        return Drawn(backbone, None, np.asarray(positions), False)
-    measured, _ = measure_torsions(protein.frame_topology("heavy"), positions, backbone, protein.bonded)
-    return Drawn(backbone, measured[:, [1, 3, 4, 5, 6]], np.asarray(positions), False)
+    return Drawn(backbone, protein.backmap("heavy").measure(positions), np.asarray(positions), placed=False)
 
 
 def present_frame(simulation: StarMDSimulation) -> Drawn:
     """What a simulation has in its Context, read without changing anything."""
-    protein, integrator = simulation.protein, simulation.integrator
+    protein, present = simulation.protein, simulation.integrator.present()
     state = simulation.context.getState(positions=True)
-    positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
-    moment = state.getTime().value_in_unit(unit.picosecond)
+    heavy = protein.frame_positions(present.backbone, "heavy")
+    placed = True
     if simulation.atoms == "heavy":
-        backbone = protein.backbone_from_frame(positions, "heavy")
-        measured, _ = measure_torsions(simulation.topology, positions, backbone, protein.bonded)
-        torsions = measured[:, [1, 3, 4, 5, 6]]
-        # a network without trained torsions carries the input's side chains rigidly
-        return Drawn(backbone, torsions, positions, not integrator.torsions, simulation.currentStep, moment)
-    backbone = protein.backbone_from_frame(positions, simulation.atoms)
-    if backbone is None:
-        history = integrator.history()
-        fresh = not history.token or not np.array_equal(positions, integrator.committed())
-        backbone = integrator.staged_start() if fresh else integrator.kept([history.count])[history.count]
-    heavy = protein.frame_positions(backbone, "heavy")
-    return Drawn(backbone, None, heavy, True, simulation.currentStep, moment)
+        own = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        # a network without trained torsions has the input's side chains carried rigidly
+        placed, heavy = bool(np.allclose(own, heavy, rtol=0, atol=1e-6)), own
+    moment = state.getTime().value_in_unit(unit.picosecond)
+    return Drawn(present.backbone, None if placed else present.torsions, heavy, placed, simulation.currentStep, moment)
 
 
 def own_spread(simulation: StarMDSimulation, least: int = 4) -> Spread:
