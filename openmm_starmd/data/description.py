@@ -153,7 +153,9 @@ def describe(start: mdtraj.Trajectory) -> Description:
     )
 
 
-def coarse_frames(trajectory: mdtraj.Trajectory, description: Description) -> tuple[np.ndarray, np.ndarray]:
+def coarse_frames(
+    trajectory: mdtraj.Trajectory, description: Description, numbers: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Backbones and torsions of frames.
 
     Parameters
@@ -161,6 +163,8 @@ def coarse_frames(trajectory: mdtraj.Trajectory, description: Description) -> tu
     trajectory : mdtraj.Trajectory
         T frames with all atoms of the described topology.
     description : Description
+    numbers : np.ndarray [T], int, optional
+        What messages call the frames; counted from 0 by default.
 
     Returns
     -------
@@ -172,14 +176,14 @@ def coarse_frames(trajectory: mdtraj.Trajectory, description: Description) -> tu
     Raises
     ------
     ValueError
-        If a residue of some frame cannot be a rigid or a bond is torn; names frame (from 0), chain, residue and atom.
+        If a residue of some frame cannot be a rigid or a bond is torn; names frame, chain, residue and atom.
     """
     xyz = trajectory.xyz[:, description.atoms]
     vectors = box_of(trajectory)
     if vectors is not None:
         xyz = _whole(xyz, vectors, description)
     backbone = xyz[:, description.backbone]
-    _check_frames(xyz, backbone, description)
+    _check_frames(xyz, backbone, description, np.arange(len(xyz)) if numbers is None else numbers)
     torsions = np.zeros((len(xyz), *description.torsion_mask.shape), dtype=np.float32)
     if len(description.quartets):
         torsions[:, description.torsion_mask] = mdtraj.compute_dihedrals(
@@ -231,38 +235,38 @@ def _whole(xyz: np.ndarray, vectors: np.ndarray, description: Description) -> np
     return xyz
 
 
-def _check_frames(xyz: np.ndarray, backbone: np.ndarray, description: Description) -> None:
+def _check_frames(xyz: np.ndarray, backbone: np.ndarray, description: Description, numbers: np.ndarray) -> None:
     """Raise a ValueError for the first frame that is no protein any more."""
+
+    def place(t: int, residue: int) -> str:
+        return f"frame {numbers[t]}: {_label(description.kept[residue])}"
+
     finite = np.isfinite(xyz).all(-1)
     for t, atom in np.argwhere(~finite):
         residue = description.owner[atom]
         name = list(description.kept[residue].atoms)[atom - np.searchsorted(description.owner, residue)]
         raise ValueError(
-            f"frame {t}: {_label(description.kept[residue])} atom {name} has no finite position: cut the trajectory "
-            "before this frame"
+            f"{place(t, residue)} atom {name} has no finite position: cut the trajectory before this frame"
         )
     to_n, to_c = backbone[:, :, 0] - backbone[:, :, 1], backbone[:, :, 2] - backbone[:, :, 1]
     for other, arm in (("N", to_n), ("C", to_c)):
         length = np.linalg.norm(arm, axis=-1)
         for t, i in np.argwhere((length < COINCIDENT) | (length > TORN_BOND)):
             raise ValueError(
-                f"frame {t}: {_label(description.kept[i])}: atoms {other} and CA are {length[t, i]:.3g} nm apart "
-                f"(0.15 is normal); {_TORN}"
+                f"{place(t, i)}: atoms {other} and CA are {length[t, i]:.3g} nm apart (0.15 is normal); {_TORN}"
             )
     sine = np.linalg.norm(np.cross(to_n, to_c), axis=-1)
     sine /= np.linalg.norm(to_n, axis=-1) * np.linalg.norm(to_c, axis=-1)
     for t, i in np.argwhere(sine < 1e-3):
         raise ValueError(
-            f"frame {t}: {_label(description.kept[i])}: atoms N, CA and C lie in one line, so that the residue has no "
-            f"orientation; {_TORN}"
+            f"{place(t, i)}: atoms N, CA and C lie in one line, so that the residue has no orientation; {_TORN}"
         )
     bonded = np.flatnonzero(description.features.bonded.numpy())
     gaps = np.linalg.norm(backbone[:, bonded + 1, 0] - backbone[:, bonded, 2], axis=-1)
     for t, k in np.argwhere(gaps > TORN_BOND):
-        first, second = description.kept[bonded[k]], description.kept[bonded[k] + 1]
         raise ValueError(
-            f"frame {t}: {_label(first)} atom C and {_label(second)} atom N are {gaps[t, k]:.3g} nm apart, though "
-            f"bonded in the topology; {_TORN}"
+            f"{place(t, bonded[k])} atom C and {_label(description.kept[bonded[k] + 1])} atom N are {gaps[t, k]:.3g} "
+            f"nm apart, though bonded in the topology; {_TORN}"
         )
 
 
