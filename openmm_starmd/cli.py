@@ -149,50 +149,6 @@ def make_data(
 
 
 @app.command()
-def train(
-    data: Annotated[
-        list[Path], typer.Argument(metavar="DATA...", help="Folders in ATLAS layout, as make-data writes.")
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="RUN", help="Folder of the run.")],
-    preset: Annotated[str, typer.Option(help="mini or paper.")] = "mini",
-    max_steps: Annotated[int, typer.Option(min=1, help="Optimiser steps in all.")] = 20_000,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="NAME of a protein, or NAME:R of a replica, to leave out; repeatable.")
-    ] = None,
-    name: Annotated[str, typer.Option(help="Name of the weights.")] = "",
-    start_from: Annotated[
-        str | None, typer.Option("--from", metavar="WEIGHTS", help="Weights to fine-tune, in place of random ones.")
-    ] = None,
-    accelerator: Annotated[str, typer.Option(help="cpu, gpu, or auto.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
-) -> None:
-    """Train weights on trajectories. The run saves as it goes; RUN/weights can be used at any time.
-
-    A run that was stopped or killed goes on with --resume, to the very weights of an unbroken one (on a CPU).
-    """
-    with clean_errors():
-        from dataclasses import replace
-
-        import torch
-
-        from openmm_starmd.model.weights import load_weights
-        from openmm_starmd.training import recipe as recipes
-
-        torch.set_num_threads(threads)
-        recipe = replace(recipes.recipe_for(preset), steps=max_steps)
-        network = None
-        if start_from is not None:
-            weights = load_weights(start_from)
-            network, recipe = weights.network, replace(recipe, model=weights.config)
-        recipe = replace(recipe, model=replace(recipe.model, name=name or output.name))
-        proteins = recipes.load_proteins(data, exclude or [])
-        typer.echo(f"{len(proteins)} proteins, {sum(len(p.replicas) for p in proteins)} trajectories")
-        written = recipes.train(proteins, output, recipe, resume=resume, start_from=network, accelerator=accelerator)
-        typer.echo(str(written))
-
-
-@app.command()
 def plot(
     trajectory: Annotated[Path, typer.Argument(help="DCD, XTC or any format of mdtraj.")],
     topology: Annotated[Path, typer.Option(help="PDB file of the start structure, with the trajectory's atoms.")],
@@ -246,9 +202,17 @@ from openmm_starmd.analysis.commands import evaluate  # noqa: E402
 
 app.command()(evaluate)
 
+from openmm_starmd.training.commands import train  # noqa: E402
+
+app.command()(train)
+
 from openmm_starmd.weights_commands import weights_app  # noqa: E402
 
 app.add_typer(weights_app)
+
+from openmm_starmd.data.commands import prepare  # noqa: E402
+
+app.command()(prepare)
 
 if __name__ == "__main__":
     sys.exit(app())

@@ -22,9 +22,10 @@ from .test_network import NARROW
 
 lightning = pytest.importorskip("lightning", reason="training needs the extra `train`")
 
-from openmm_starmd.training.module import OptimizerSettings, learning_rate_factor  # noqa: E402
+from openmm_starmd.training.module import learning_rate_factor  # noqa: E402
 from openmm_starmd.training.objective import noise_batch, objective, recipe_objective  # noqa: E402
 from openmm_starmd.training.recipe import Recipe, load_proteins, recipe_for, train  # noqa: E402
+from openmm_starmd.training.settings import OptimizerSettings  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def narrow_recipe(steps: int, save_every: int = 1000) -> Recipe:
     return replace(
         recipe_for("mini"),
         model=replace(preset("mini"), **NARROW),
-        windows=WindowSettings(residues=10),
+        windows=WindowSettings(tokens=80),
         steps=steps,
         save_every=save_every,
         optimizer=OptimizerSettings(warmup=2),
@@ -92,7 +93,7 @@ def test_incomplete_trees_are_refused(tree, tmp_path):
 
 def test_batches_are_drawn_from_the_step_alone(tree):
     proteins = load_proteins([tree])
-    settings = WindowSettings(residues=20, gap_probability=0.5)
+    settings = WindowSettings(tokens=160, gap_probability=0.5)
     first, second = (WindowDataset(proteins, settings, 50) for _ in range(2))
     assert torch.equal(first[7].rigids.translations, second[7].rigids.translations)
     assert not torch.equal(first[7].rigids.translations[:, :2], first[8].rigids.translations[:, :2])
@@ -117,7 +118,7 @@ def test_batches_are_drawn_from_the_step_alone(tree):
 def test_reference_is_never_later_than_a_target(tree):
     """A frame of the trajectory as reference precedes every frame that is predicted, of all windows of the batch."""
     protein = load_proteins([tree], exclude=["frag:2"])[0]
-    settings = WindowSettings(residues=40, reference_probability=1.0, length=4)
+    settings = WindowSettings(tokens=160, reference_probability=1.0, length=4)
     dataset = WindowDataset([protein], settings, 30)
     frames = rigids_from_backbone(torch.from_numpy(protein.replicas[0].backbone))
     shape = torch.cdist(frames.translations, frames.translations)  # tells frames apart whatever their pose
@@ -168,7 +169,7 @@ def test_rollout_shows_the_network_what_training_did(tree):
 
 
 def test_noise_has_the_levels_it_says(tree):
-    batch = WindowDataset(load_proteins([tree]), WindowSettings(residues=200), 1)[0]
+    batch = WindowDataset(load_proteins([tree]), WindowSettings(tokens=1600), 1)[0]
     network = Network(replace(preset("mini"), **NARROW))
     settings = replace(recipe_objective("mini"), jitter_probability=0.0)
     noised = noise_batch(batch, network, settings)
@@ -198,7 +199,7 @@ def test_mini_learns_the_wobble(tree):
     """The standardised error starts near one by construction and falls below it."""
     torch.manual_seed(0)
     network = Network(replace(preset("mini"), **NARROW))
-    dataset = WindowDataset(load_proteins([tree]), WindowSettings(residues=20), 150)
+    dataset = WindowDataset(load_proteins([tree]), WindowSettings(tokens=160), 150)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     history = []
     for step in range(150):
@@ -219,10 +220,10 @@ def test_killed_run_resumes_to_the_same_weights(tree, tmp_path):
         pass
 
     class Killer(WindowDataset):
-        def __getitem__(self, step):
+        def plan(self, step, position=0):
             if step == 6:
                 raise Killed
-            return super().__getitem__(step)
+            return super().plan(step, position)
 
     recipe = narrow_recipe(8, save_every=4)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):

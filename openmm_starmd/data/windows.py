@@ -23,7 +23,8 @@ class WindowSettings:
     Attributes
     ----------
     length : int
-        Frames per window at most (L); fewer where a trajectory is too short for its stride.
+        Frames per window at most (L); fewer where a trajectory is too short for its stride or a protein too long for
+        `tokens`.
     stride_min, stride_max : float
         Range of the log-uniform stride, ps.
     stride_focus, focus_probability : float
@@ -37,8 +38,12 @@ class WindowSettings:
     reference_probability : float
         How often the reference structure is a frame of the trajectory, no later than any window of the batch, instead
         of the PDB file's.
-    residues : int
-        Windows per batch: as many of one protein as make about this many residues.
+    tokens : int
+        Size of a batch, all of one protein: as many windows as make at most so many residues x frames. A protein too
+        long for that gets one window, and fewer frames where it must be, though never fewer than two.
+    bucket_ratio : float
+        The batches of one training step are of proteins whose lengths lie within this factor, so that processes that
+        share a step take about the same time over it.
     seed : int
     """
 
@@ -51,8 +56,20 @@ class WindowSettings:
     full_probability: float = 0.7
     gap_probability: float = 0.6
     reference_probability: float = 0.2
-    residues: int = 80
+    tokens: int = 800
+    bucket_ratio: float = 1.25
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.length < 2 or self.tokens < 2:
+            raise ValueError(f"length is {self.length} and tokens {self.tokens}; both must be at least 2")
+        if not 0 < self.stride_min <= self.stride_max or self.stride_focus <= 0:
+            raise ValueError(
+                f"strides {self.stride_min} to {self.stride_max} ps, focus {self.stride_focus} ps: they must be "
+                "positive and the range in order"
+            )
+        if self.bucket_ratio <= 1:
+            raise ValueError(f"bucket_ratio is {self.bucket_ratio}; it must be greater than 1")
 
 
 @dataclass(frozen=True)
@@ -72,7 +89,8 @@ class Batch:
     target : Tensor [B, L], bool
         Frames that may be predicted.
     key : tuple of int
-        (seed, step): what every random draw made for this batch is keyed by.
+        (seed, step, position in the step): what every random draw made for this batch is keyed by, together with the
+        number of the window in it.
     """
 
     features: Features
@@ -82,7 +100,20 @@ class Batch:
     torsion_symmetric: Tensor
     stride: Tensor
     target: Tensor
-    key: tuple[int, int]
+    key: tuple[int, ...]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on `device`."""
+        return Batch(
+            self.features.to(device),
+            self.rigids.to(device),
+            self.torsions.to(device),
+            self.torsion_mask.to(device),
+            self.torsion_symmetric.to(device),
+            self.stride.to(device),
+            self.target.to(device),
+            self.key,
+        )
 
 
 def window_frames(frames: int, length: int, stride: int, rng: np.random.Generator) -> np.ndarray:
@@ -106,8 +137,49 @@ def window_frames(frames: int, length: int, stride: int, rng: np.random.Generato
     return start + stride * np.arange(count)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Which frames a batch consists of, before any is read.
+
+    Attributes
+    ----------
+    protein : ProteinData
+    replica : Replica
+    index : np.ndarray [B, L or L - 1], int
+        Frames of the trajectory.
+    from_start : bool
+        Whether the PDB file's structure stands in front of them.
+    reference : int or None
+        Frame of the trajectory that is the reference structure; the PDB file's without it.
+    stride : np.ndarray [B, L]
+        As in :class:`Batch`.
+    target : np.ndarray [B, L], bool
+        As in :class:`Batch`.
+    key : tuple of int
+    """
+
+    protein: ProteinData
+    replica: Replica
+    index: np.ndarray
+    from_start: bool
+    reference: int | None
+    stride: np.ndarray
+    target: np.ndarray
+    key: tuple[int, ...]
+
+    @property
+    def counted(self) -> int:
+        """Frames that losses are summed over."""
+        return int(self.target[:, 1:].sum())
+
+    @property
+    def tokens(self) -> int:
+        """Residues x frames x windows."""
+        return self.target.size * self.protein.features.length
+
+
 class WindowDataset(Dataset[Batch]):
-    """Batches of windows, one per training step.
+    """Batches of windows, each a function of the seed, the training step and its position in the step.
 
     Parameters
     ----------
@@ -122,9 +194,11 @@ class WindowDataset(Dataset[Batch]):
             raise ValueError("no proteins to draw windows from")
         self.proteins, self.settings, self.steps = list(proteins), settings, steps
         self.trajectories = [(protein, replica) for protein in proteins for replica in protein.replicas]
-        spans = np.array([len(replica) * replica.interval for _, replica in self.trajectories])
+        self.spans = np.array([(len(replica) - 1) * replica.interval for _, replica in self.trajectories])
         # longer data deserve more visits, but a protein with little data must still be seen
-        self.weights = np.sqrt(spans)
+        self.weights = np.sqrt([len(replica) * replica.interval for _, replica in self.trajectories])
+        lengths = np.array([protein.features.length for protein, _ in self.trajectories])
+        self.buckets = np.floor(np.log(lengths) / math.log(settings.bucket_ratio)).astype(int)
 
     def __len__(self) -> int:
         return self.steps
@@ -132,67 +206,98 @@ class WindowDataset(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         if not 0 <= step < self.steps:
             raise IndexError(step)
+        return self.read(self.plan(step))
+
+    def plan(self, step: int, position: int = 0) -> Plan:
+        """Choose the windows of one batch.
+
+        Parameters
+        ----------
+        step : int
+            Training step.
+        position : int
+            Number of the batch in the step, over all processes.
+
+        Returns
+        -------
+        Plan
+        """
         settings = self.settings
-        rng = np.random.default_rng([settings.seed, step])
-        if rng.random() < settings.focus_probability:
-            stride = settings.stride_focus
-        else:
-            stride = math.exp(rng.uniform(math.log(settings.stride_min), math.log(settings.stride_max)))
-        protein, replica = self._trajectory(stride, rng)
-        step_frames = max(1, round(stride / replica.interval))
-        frames, interval = len(replica), replica.interval
+        number, stride, rng = self._choose(step, position)
+        protein, replica = self.trajectories[number]
+        frames, interval, residues = len(replica), replica.interval, protein.features.length
+        step_frames = max(1, min(round(stride / interval), frames - 1))
         opening = "none"
         if rng.random() < settings.gap_probability:
             opening = "earlier" if rng.random() < 0.5 else "start"
 
+        length = min(settings.length, max(2, settings.tokens // residues))
+        count = min(length, (frames - 1) // step_frames + 1)
+        total = count if opening != "start" or count == length else count + 1
         windows, firsts = [], []
-        for _ in range(max(1, round(settings.residues / protein.features.length))):
-            window = window_frames(frames, settings.length, step_frames, rng)
+        for _ in range(max(1, settings.tokens // (residues * total))):
+            window = window_frames(frames, length, step_frames, rng)
             if opening == "earlier":
                 window[0] = rng.integers(window[0] + 1)
-            elif opening == "start" and len(window) == settings.length:
+            elif opening == "start" and len(window) == length:
                 window = window[1:]
             windows.append(window)
             firsts.append(window[0])
-        index = np.stack(windows)  # [B, L] or, with the PDB file's structure in front, [B, L - 1]
-        rigids, torsions = replica.rigids(index), replica.torsions_at(index)
+        index = np.stack(windows)
         times = interval * (index + 1.0)  # the first frame of a trajectory lies one interval after its start
         if opening == "start":
-            # through the atoms, as every other frame has come, so that rounding is the same
-            start = rigids_from_backbone(backbone_from_rigids(protein.features.reference).to(rigids.translations))
-            start = start.map(lambda x: x.expand(len(index), 1, *x.shape))
-            rigids = Rigids(*(torch.cat(pair, dim=1) for pair in zip(start, rigids, strict=True)))
-            torsions = np.concatenate([np.zeros_like(torsions[:, :1]), torsions], axis=1)
             times = np.concatenate([np.zeros((len(index), 1)), times], axis=1)
         gaps = np.diff(times, axis=1)
         # a frame across a longer gap than any stride is history only
         target = np.concatenate([np.zeros((len(index), 1), dtype=bool), gaps <= settings.stride_max], axis=1)
         gaps = np.concatenate([gaps[:, -1:], gaps], axis=1)
-
-        features = protein.features
         # behind the PDB file's structure the window's own first frame may be a target
-        if opening != "start" and rng.random() < settings.reference_probability:
-            features = features.with_reference(replica.rigids(np.array(min(firsts))))
+        earliest = opening != "start" and rng.random() < settings.reference_probability
+        reference = int(min(firsts)) if earliest else None
+        key = (settings.seed, step, position)
+        return Plan(protein, replica, index, opening == "start", reference, gaps, target, key)
+
+    def read(self, plan: Plan) -> Batch:
+        """The batch of a plan."""
+        protein, index = plan.protein, plan.index
+        rigids, torsions = plan.replica.rigids(index), plan.replica.torsions_at(index)
+        features = protein.features
+        if plan.from_start:
+            # through the atoms, as every other frame has come, so that rounding is the same
+            start = rigids_from_backbone(backbone_from_rigids(features.reference).to(rigids.translations))
+            start = start.map(lambda x: x.expand(len(index), 1, *x.shape))
+            rigids = Rigids(*(torch.cat(pair, dim=1) for pair in zip(start, rigids, strict=True)))
+            torsions = np.concatenate([np.zeros_like(torsions[:, :1]), torsions], axis=1)
+        if plan.reference is not None:
+            features = features.with_reference(plan.replica.rigids(np.array(plan.reference)))
         return Batch(
             features=features,
             rigids=chained(rigids),
             torsions=torch.from_numpy(torsions),
             torsion_mask=torch.from_numpy(protein.torsion_mask),
             torsion_symmetric=torch.from_numpy(protein.torsion_symmetric),
-            stride=torch.tensor(gaps, dtype=torch.float32),
-            target=torch.from_numpy(target),
-            key=(settings.seed, step),
+            stride=torch.tensor(plan.stride, dtype=torch.float32),
+            target=torch.from_numpy(plan.target),
+            key=plan.key,
         )
 
-    def _trajectory(self, stride: float, rng: np.random.Generator) -> tuple[ProteinData, Replica]:
-        """One trajectory of one protein, by the square root of its length."""
+    def _choose(self, step: int, position: int) -> tuple[int, float, np.random.Generator]:
+        """Trajectory, stride in ps, and the generator that goes on from there."""
+        settings = self.settings
+        rng = np.random.default_rng([settings.seed, step, position])
+        if rng.random() < settings.focus_probability:
+            stride = settings.stride_focus
+        else:
+            stride = math.exp(rng.uniform(math.log(settings.stride_min), math.log(settings.stride_max)))
         weights = self.weights
-        if rng.random() < self.settings.full_probability:
-            span = (self.settings.full_frames - 1) * stride
-            full = np.array([(len(r) - 1) * r.interval >= span for _, r in self.trajectories])
+        if position:
+            first, *_ = self._choose(step, 0)
+            weights = weights * (self.buckets == self.buckets[first])
+        if rng.random() < settings.full_probability:
+            full = weights * (self.spans >= (settings.full_frames - 1) * stride)
             if full.any():
-                weights = weights * full
-        return self.trajectories[rng.choice(len(weights), p=weights / weights.sum())]
+                weights = full
+        return int(rng.choice(len(weights), p=weights / weights.sum())), stride, rng
 
 
 def chained(rigids: Rigids) -> Rigids:

@@ -2,9 +2,8 @@
 
 try:
     import lightning
-    from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-    from lightning.pytorch.loggers import CSVLogger
+    from lightning.pytorch.callbacks import Callback
 except ImportError as error:
     raise ImportError("training needs Lightning: pip install 'openmm_starmd[train]'") from error
 
-__all__ = ["CSVLogger", "Callback", "ModelCheckpoint", "lightning"]
+__all__ = ["Callback", "lightning"]

@@ -1,42 +1,20 @@
-"""The Lightning module: optimiser, schedule, averaged weights."""
+"""The Lightning module: gradients of a step that many processes share, optimiser, schedule, averaged weights."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
 
-from openmm_starmd.data.windows import Batch
 from openmm_starmd.model.network import Network
+from openmm_starmd.training.average import Average
 from openmm_starmd.training.extra import lightning
-from openmm_starmd.training.objective import ObjectiveSettings, objective
-
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """Adam with warm-up and cosine decay.
-
-    Attributes
-    ----------
-    learning_rate : float
-    warmup : int
-        Steps of linear growth from 0.01 of the learning rate.
-    final : float
-        The cosine ends at this fraction.
-    gradient_clip : float
-        Largest norm of the gradient.
-    ema : float
-        Decay of the averaged weights, reached after about 10 / (1 - ema) steps.
-    """
-
-    learning_rate: float = 1e-3
-    warmup: int = 200
-    final: float = 0.1
-    gradient_clip: float = 1.0
-    ema: float = 0.999
+from openmm_starmd.training.loader import Share
+from openmm_starmd.training.objective import objective_sums, weighted
+from openmm_starmd.training.settings import OptimizerSettings, Recipe
 
 
 def learning_rate_factor(step: int, steps: int, settings: OptimizerSettings) -> float:
@@ -47,72 +25,139 @@ def learning_rate_factor(step: int, steps: int, settings: OptimizerSettings) -> 
     return settings.final + (1 - settings.final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def average_decay(step: int, settings: OptimizerSettings) -> float:
+    """Decay of the averaged weights after optimiser step `step`, counted from 1."""
+    return min(settings.ema, (1 + step) / (10 + step))
+
+
 class StarMDModule(lightning.LightningModule):
     """Trains a network; its averaged weights are what is released.
+
+    A step's loss is the sum over all frames that count, of all batches of all processes, over their common number. So
+    neither the number of processes nor how frames are spread over batches changes what is learned.
 
     Parameters
     ----------
     network : Network
-    objective_settings : ObjectiveSettings
-    optimizer_settings : OptimizerSettings
-    steps : int
-        Length of the run, for the cosine.
+    recipe : Recipe
+
+    Attributes
+    ----------
+    average : Average
+        From the start of training on.
+    finite : bool
+        Whether every loss and gradient norm read by :meth:`means` so far was a finite number.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        objective_settings: ObjectiveSettings,
-        optimizer_settings: OptimizerSettings,
-        steps: int,
-    ) -> None:
+    def __init__(self, network: Network, recipe: Recipe) -> None:
         super().__init__()
         self.network = network
-        # a module of its own, so that Lightning's checkpoints carry the average along
-        self.averaged = Network(network.config)
-        self.averaged.load_state_dict(network.state_dict())
-        self.averaged.requires_grad_(False)
-        self.objective_settings, self.optimizer_settings, self.steps = objective_settings, optimizer_settings, steps
+        # under FSDP the strategy does this, inside its own wrappers
+        self.network.checkpoint_blocks = recipe.checkpointing
+        self.recipe = recipe
+        self.names = ["loss", *(f"loss/{name}" for name, _ in recipe.objective.weights), "gradient_norm", "tokens"]
+        self.average: Average | None = None
+        self._restored: dict[str, Any] | None = None
+        self._totals = torch.zeros(len(self.names), dtype=torch.float64)
+        self._steps = 0
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
-        """Loss of one batch."""
-        total, terms = objective(self.network, batch, self.objective_settings)
-        self.log("loss", total, prog_bar=True)
-        self.log_dict({f"loss/{name}": value for name, value in terms.items()})
-        return total
+    def on_train_start(self) -> None:
+        """Take over or begin the average, now that the strategy has placed the parameters."""
+        root = self.trainer.model
+        self.average = Average(root if isinstance(root, FullyShardedDataParallel) else self)
+        self._totals = self._totals.to(self.device)
+        self._begin_step()
+        if self._restored is not None:
+            self.average.load(self._restored["average"])
+            self._totals.copy_(self._restored["totals"])
+            self._steps = self._restored["steps"]
+            self._restored = None
+
+    def training_step(self, share: Share, index: int) -> Tensor:
+        """This batch's part of the step's loss."""
+        settings = self.recipe.objective
+        if share.first:
+            counted = torch.tensor(float(share.counted), dtype=torch.float64, device=self.device)
+            self._count = self._sum_over_processes(counted).clamp(min=1)
+        sums, _ = objective_sums(self.network, share.batch, settings)
+        total = weighted(sums, settings) / self._count.to(torch.float32)
+        with torch.no_grad():
+            terms = [total, *(sums[name] / self._count for name, _ in settings.weights), total.new_zeros(())]
+            terms = [*terms, total.new_tensor(share.batch.target.numel() * share.batch.features.length)]
+            self._step_terms += torch.stack([term.detach().double() for term in terms])
+        # what DDP and FSDP take off by averaging over processes, and Lightning by averaging over batches
+        return total * (self.trainer.world_size * self.recipe.accumulate)
 
     def configure_optimizers(self) -> Any:
-        """Adam and its schedule, stepped once per batch."""
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=self.optimizer_settings.learning_rate)
+        """Adam and its schedule, stepped once per optimiser step."""
+        settings = self.recipe.optimizer
+        optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(step, self.steps, self.optimizer_settings)
+            optimizer, lambda step: learning_rate_factor(step, self.recipe.steps, settings)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+        """Clip the norm of the whole gradient, of all shards together under FSDP."""
+        root, limit = self.trainer.model, self.recipe.optimizer.gradient_clip
+        if isinstance(root, FullyShardedDataParallel):
+            norm = root.clip_grad_norm_(limit)
+        else:
+            norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        self._norm = norm.detach().double()
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One step, then the average moves towards the new weights."""
         super().optimizer_step(*args, **kwargs)
-        step = self.global_step
-        decay = min(self.optimizer_settings.ema, (1 + step) / (10 + step))
-        update_average(self.averaged, self.network, decay)
+        _begun(self.average).update(average_decay(self.global_step, self.recipe.optimizer))
+        terms = self._sum_over_processes(self._step_terms)
+        terms[self.names.index("gradient_norm")] = self._norm
+        self._totals += terms
+        self._steps += 1
+        self._begin_step()
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Move a batch; Lightning does not know how to."""
-        return Batch(
-            batch.features.to(device),
-            batch.rigids.to(device),
-            batch.torsions.to(device),
-            batch.torsion_mask.to(device),
-            batch.torsion_symmetric.to(device),
-            batch.stride.to(device),
-            batch.target.to(device),
-            batch.key,
-        )
+    def means(self) -> dict[str, float]:
+        """Losses, gradient norm and tokens per step, averaged over the steps since the last call.
+
+        Raises
+        ------
+        ValueError
+            If one of them is not a finite number.
+        """
+        values = (self._totals / max(1, self._steps)).tolist()
+        self._totals.zero_()
+        self._steps = 0
+        found = dict(zip(self.names, values, strict=True))
+        bad = [name for name, value in found.items() if not math.isfinite(value)]
+        if bad:
+            raise ValueError(
+                f"training step {self.global_step}: {', '.join(bad)} is not a finite number. Check the data, and begin "
+                "a new run with a lower learning rate (optimizer.learning_rate), --from the last weights if you like"
+            )
+        return found
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the average, the log's running means and what must not change on resumption."""
+        checkpoint["starmd"] = {
+            "average": _begun(self.average).full(),
+            "totals": self._totals.cpu(),
+            "steps": self._steps,
+            "batches_per_step": self.trainer.world_size * self.recipe.accumulate,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what :meth:`on_save_checkpoint` added until the strategy is ready."""
+        self._restored = checkpoint["starmd"]
+
+    def _begin_step(self) -> None:
+        self._step_terms = torch.zeros_like(self._totals)
+
+    def _sum_over_processes(self, values: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(values, reduce_op="sum") if self.trainer.world_size > 1 else values
 
 
-@torch.no_grad()
-def update_average(averaged: nn.Module, network: nn.Module, decay: float) -> None:
-    """Exponential moving average of parameters, in place."""
-    pairs = zip(averaged.parameters(), network.parameters(), strict=True)
-    averages, values = (list(group) for group in zip(*pairs, strict=True))
-    torch._foreach_lerp_(averages, values, 1 - decay)
+def _begun(average: Average | None) -> Average:
+    """The average, or an error if training has not begun."""
+    if average is None:
+        raise RuntimeError("there is no average of the weights before training starts")
+    return average

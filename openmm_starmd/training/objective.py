@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +61,7 @@ class ObjectiveSettings:
     )
 
 
-# The paper's losses and weights (table 10), but for its side-chain FAPE of 0.5, which is not here yet.
+# The paper's losses and weights (table 10).
 PAPER_OBJECTIVE = ObjectiveSettings(
     tau_min=0.01,
     log_uniform=0.0,
@@ -72,6 +73,7 @@ PAPER_OBJECTIVE = ObjectiveSettings(
         ("rotation_score", 0.5),
         ("torsion", 0.5),
         ("fape", 0.5),
+        ("sidechain_fape", 0.5),
         ("coordinates", 0.25),
         ("distance_low", 0.25),
     ),
@@ -102,7 +104,7 @@ class NoisedBatch:
 
 
 def noise_batch(batch: Batch, network: Network, settings: ObjectiveSettings) -> NoisedBatch:
-    """Draw diffusion times and noise for a batch, keyed by ``batch.key``.
+    """Draw diffusion times and noise, keyed by ``batch.key`` and the number of the window in the batch.
 
     Parameters
     ----------
@@ -117,40 +119,40 @@ def noise_batch(batch: Batch, network: Network, settings: ObjectiveSettings) -> 
         On the device of the batch.
     """
     schedule = network.config.schedule
-    shape = batch.rigids.translations.shape[:3]
-    samples, length, residues = shape
+    samples, length, residues = batch.rigids.translations.shape[:3]
     device, dtype = batch.rigids.translations.device, batch.rigids.translations.dtype
-    generator = keyed_generator("training noise", *batch.key)
+    generators = [keyed_generator("training noise", *batch.key, window) for window in range(samples)]
 
     def uniform(*size: int) -> Tensor:
-        return torch.rand(*size, generator=generator).to(device=device, dtype=dtype)
+        draws = torch.stack([torch.rand(*size, generator=generator) for generator in generators])
+        return draws.to(device=device, dtype=dtype)
 
     def normal(*size: int) -> Tensor:
-        return torch.randn(*size, generator=generator).to(device=device, dtype=dtype)
+        draws = torch.stack([torch.randn(*size, generator=generator) for generator in generators])
+        return draws.to(device=device, dtype=dtype)
 
     # one upper level per window: in a rollout all levels come from the same narrow range
-    context = settings.context_tau * uniform(samples, 1) * uniform(samples, length)
-    context = torch.where(uniform(samples, 1) < settings.context_probability, context, torch.zeros_like(context))
-    rotation_noise = igso3.sample(
-        schedule.sigma_rotation(context)[..., None].expand(shape), uniform(*shape), normal(*shape, 3)
-    ).to(dtype)
+    context = settings.context_tau * uniform(1) * uniform(length)
+    context = torch.where(uniform(1) < settings.context_probability, context, torch.zeros_like(context))
+    sigma = schedule.sigma_rotation(context)[..., None].expand(samples, length, residues)
+    rotation_noise = igso3.sample(sigma, uniform(length, residues), normal(length, residues, 3)).to(dtype)
     identity = torch.eye(3, device=device, dtype=dtype)
     rotation_noise = torch.where((context > 0)[..., None, None, None], rotation_noise, identity)
-    jittered = (uniform(samples, length, 1, 1) < settings.jitter_probability).to(dtype) * uniform(samples, length, 1, 1)
+    jittered = (uniform(length, 1, 1) < settings.jitter_probability).to(dtype) * uniform(length, 1, 1)
     history = Rigids(
-        batch.rigids.rotations @ exp_map(settings.jitter_rotation * jittered * normal(*shape, 3)),
-        batch.rigids.translations + settings.jitter_translation * jittered * normal(*shape, 3),
+        batch.rigids.rotations @ exp_map(settings.jitter_rotation * jittered * normal(length, residues, 3)),
+        batch.rigids.translations + settings.jitter_translation * jittered * normal(length, residues, 3),
     )
-    clean = forward_noise(history, context, normal(*shape, 3), rotation_noise, schedule)
+    clean = forward_noise(history, context, normal(length, residues, 3), rotation_noise, schedule)
 
     truth = batch.rigids.map(lambda x: x[:, 1:])
-    later = (samples, length - 1)
-    log_tau = math.log(settings.tau_min) * uniform(*later)
-    flat = settings.tau_min + (1 - settings.tau_min) * uniform(*later)
-    tau = torch.where(uniform(*later) < settings.log_uniform, log_tau.exp(), flat)
-    sigma = schedule.sigma_rotation(tau)[..., None].expand(*later, residues)
-    rotation_noise = igso3.sample(sigma, uniform(*later, residues), normal(*later, residues, 3)).to(dtype)
-    noisy = forward_noise(truth, tau, normal(*later, residues, 3), rotation_noise, schedule)
+    later = length - 1
+    log_tau = math.log(settings.tau_min) * uniform(later)
+    flat = settings.tau_min + (1 - settings.tau_min) * uniform(later)
+    tau = torch.where(uniform(later) < settings.log_uniform, log_tau.exp(), flat)
+    sigma = schedule.sigma_rotation(tau)[..., None].expand(samples, later, residues)
+    rotation_noise = igso3.sample(sigma, uniform(later, residues), normal(later, residues, 3)).to(dtype)
+    noisy = forward_noise(truth, tau, normal(later, residues, 3), rotation_noise, schedule)
 
     undone = Rigids(clean.rotations, clean.translations / schedule.alpha(context)[..., None, None])
     anchor = undone.map(lambda x: torch.cat([x[:, :1], x[:, :-1], x[:, :-1]], dim=1))
@@ -230,6 +232,15 @@ def loss_terms(
             losses.backbone_atoms(predicted).flatten(-3, -2),
             losses.backbone_atoms(truth).flatten(-3, -2),
         )
+    if "sidechain_fape" in names:
+        terms["sidechain_fape"] = sharp * losses.sidechain_fape(
+            predicted,
+            truth,
+            prediction.torsions,
+            batch.torsions[:, 1:],
+            batch.features.residue_types,
+            batch.torsion_mask,
+        )
     if "clash" in names:
         terms["clash"] = sharp * losses.clash_loss(predicted.translations)
     if "distance" in names:
@@ -244,6 +255,41 @@ def loss_terms(
         terms["coordinates"] = low * losses.coordinate_loss(points, true_points)
         terms["distance_low"] = low * losses.distance_map_loss(points, true_points)
     return terms
+
+
+def objective_sums(network: Network, batch: Batch, settings: ObjectiveSettings) -> tuple[dict[str, Tensor], Tensor]:
+    """Every loss summed over the frames that may be predicted, and the number of these.
+
+    Sums, not means, so that batches of unequal size that share a training step can be divided by their common count.
+
+    Parameters
+    ----------
+    network : Network
+    batch : Batch
+    settings : ObjectiveSettings
+
+    Returns
+    -------
+    sums : dict of str to Tensor
+        Scalars, unweighted.
+    count : Tensor
+        Scalar.
+    """
+    device = batch.rigids.translations.device.type
+    mixed = torch.is_autocast_enabled(device)
+    # noise and losses are geometry: single precision, whatever the network runs in
+    with torch.autocast(device, enabled=False):
+        noised = noise_batch(batch, network, settings)
+        with torch.autocast(device, enabled=mixed):
+            prediction = training_pass(network, batch, noised)
+        counted = batch.target[:, 1:].to(noised.tau.dtype)
+        terms = loss_terms(network, batch, noised, prediction, settings)
+        return {name: (value * counted).sum() for name, value in terms.items()}, counted.sum()
+
+
+def weighted(terms: Mapping[str, Tensor], settings: ObjectiveSettings) -> Tensor:
+    """The losses of `settings` with their weights, added up."""
+    return torch.stack([weight * terms[name] for name, weight in settings.weights]).sum()
 
 
 def objective(network: Network, batch: Batch, settings: ObjectiveSettings) -> tuple[Tensor, dict[str, Tensor]]:
@@ -262,19 +308,6 @@ def objective(network: Network, batch: Batch, settings: ObjectiveSettings) -> tu
     terms : dict of str to Tensor
         Scalars, unweighted.
     """
-    device = batch.rigids.translations.device.type
-    mixed = torch.is_autocast_enabled(device)
-    # noise and losses are geometry: single precision, whatever the network runs in
-    with torch.autocast(device, enabled=False):
-        noised = noise_batch(batch, network, settings)
-        with torch.autocast(device, enabled=mixed):
-            prediction = training_pass(network, batch, noised)
-        counted = batch.target[:, 1:].to(noised.tau.dtype)
-        terms = {
-            name: (value * counted).sum() / counted.sum().clamp(min=1)
-            for name, value in loss_terms(network, batch, noised, prediction, settings).items()
-        }
-        total = sum(
-            (weight * terms[name] for name, weight in settings.weights), start=torch.zeros((), device=counted.device)
-        )
-        return total, terms
+    sums, count = objective_sums(network, batch, settings)
+    terms = {name: value / count.clamp(min=1) for name, value in sums.items()}
+    return weighted(terms, settings), terms

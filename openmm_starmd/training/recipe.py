@@ -1,146 +1,96 @@
-"""From a folder of trajectories to a weights directory: the run, its checkpoints and its resumption."""
+"""From trajectories to a weights directory: the run, its checkpoints and its resumption."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from openmm_starmd.data.trajectories import ProteinData, load_protein
-from openmm_starmd.data.windows import Batch, WindowDataset, WindowSettings
-from openmm_starmd.model.config import ModelConfig, preset
+from openmm_starmd.data.folders import open_data
+from openmm_starmd.data.trajectories import ProteinData
+from openmm_starmd.data.windows import WindowDataset
+from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import save_weights
-from openmm_starmd.training.extra import Callback, CSVLogger, ModelCheckpoint, lightning
-from openmm_starmd.training.module import OptimizerSettings, StarMDModule
-from openmm_starmd.training.objective import ObjectiveSettings, recipe_objective
+from openmm_starmd.training.files import alone, write_text
+from openmm_starmd.training.keeper import CHECKPOINT, Keeper
+from openmm_starmd.training.loader import Data
+from openmm_starmd.training.machines import Machines, make_trainer
+from openmm_starmd.training.module import StarMDModule
+from openmm_starmd.training.rollouts import validator
+from openmm_starmd.training.runlog import RunLog
+from openmm_starmd.training.settings import Recipe, differences, read_recipe, recipe_for
+
+MOST_REPLICAS = 1000
+"""Replica numbers of one protein lie below this."""
+
+load_proteins = open_data
+
+__all__ = ["Recipe", "load_proteins", "recipe_for", "released_config", "train", "validation_proteins"]
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Settings of a training run.
-
-    Attributes
-    ----------
-    model : ModelConfig
-    windows : WindowSettings
-    objective : ObjectiveSettings
-    optimizer : OptimizerSettings
-    steps : int
-        Optimiser steps.
-    seed : int
-        Of the initial weights; windows and noise have ``windows.seed``.
-    save_every : int
-        Steps between checkpoints.
-    log_every : int
-    """
-
-    model: ModelConfig = field(default_factory=lambda: preset("mini"))
-    windows: WindowSettings = field(default_factory=WindowSettings)
-    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    steps: int = 10_000
-    seed: int = 0
-    save_every: int = 500
-    log_every: int = 50
-
-
-def recipe_for(name: str) -> Recipe:
-    """The recipe of a preset, ``"mini"`` or ``"paper"``."""
-    model = preset(name)
-    if name == "mini":
-        return Recipe(model=model)
-    windows = WindowSettings(
-        stride_min=model.stride_min, stride_max=model.stride_max, focus_probability=0.0, gap_probability=0.0
-    )
-    optimizer = OptimizerSettings(learning_rate=2e-4)
-    return Recipe(model=model, windows=windows, objective=recipe_objective(name), optimizer=optimizer)
-
-
-class _From(Dataset[Batch]):
-    """The rest of a dataset from a given step on, so that a resumed run sees the batches it has not seen."""
-
-    def __init__(self, dataset: WindowDataset, start: int) -> None:
-        self.dataset, self.start = dataset, start
-
-    def __len__(self) -> int:
-        return len(self.dataset) - self.start
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.dataset[self.start + index]
-
-
-class _Export(Callback):
-    """Writes the averaged weights whenever a checkpoint is due, so that a run is useful before it ends."""
-
-    def __init__(self, folder: Path, config: ModelConfig, every: int) -> None:
-        self.folder, self.config, self.every = folder, config, every
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        if trainer.global_step % self.every == 0 or trainer.global_step == module.steps:
-            save_weights(self.folder, module.averaged, self.config)
-
-
-def load_proteins(folders: Sequence[str | os.PathLike[str]], exclude: Sequence[str] = ()) -> list[ProteinData]:
-    """All proteins of several ATLAS-style trees; one name in two trees gets the replicas of both.
+def validation_proteins(
+    folders: Sequence[str | os.PathLike[str]],
+    names: Sequence[str],
+    exclude: Sequence[str],
+    trained: Sequence[ProteinData],
+) -> list[ProteinData]:
+    """MD to hold validation rollouts against.
 
     Parameters
     ----------
     folders : sequence of path
-        Trees that hold ``NAME/NAME.pdb`` and trajectories.
+        As for :func:`openmm_starmd.data.folders.open_data`.
+    names : sequence of str
+        ``NAME``, or ``NAME:R`` for one replica. Of a protein some replicas of which are left out of training, ``NAME``
+        means these; else all that there are.
     exclude : sequence of str
-        Names, or ``NAME:R`` for one replica, to leave out.
+        What is left out of training.
+    trained : sequence of ProteinData
+        What is trained on.
 
     Returns
     -------
     list of ProteinData
-        Ordered by name.
+
+    Raises
+    ------
+    ValueError
+        If there is no such protein or replica.
     """
-    excluded = set(exclude)
-    found: dict[str, ProteinData] = {}
-    for folder in folders:
-        for path in sorted(Path(folder).iterdir()):
-            name = path.name
-            trajectories = sorted(path.glob(f"{name}_prod_R*_fit.xtc"))
-            if name in excluded or not trajectories:
-                continue
-            numbers = [int(t.stem.split("_prod_R")[1].split("_")[0]) for t in trajectories]
-            numbers = [n for n in numbers if f"{name}:{n}" not in excluded]
-            if not numbers:
-                continue
-            try:
-                protein = load_protein(path, numbers)
-            except ValueError as error:
-                print(f"left out {name}: {error}")
-                continue
-            if name in found:
-                protein = replace(protein, replicas=found[name].replicas + protein.replicas)
-            found[name] = protein
-    if not found:
-        raise ValueError(f"no trajectories in {[str(f) for f in folders]}: expected NAME/NAME_prod_R*_fit.xtc")
-    return [found[name] for name in sorted(found)]
+    others = [protein.name for protein in trained if protein.name not in {name.partition(":")[0] for name in names}]
+    found = []
+    for name in names:
+        base, _, number = name.partition(":")
+        wanted = {number} if number else {item.partition(":")[2] for item in exclude if item.startswith(f"{base}:")}
+        skipped = [f"{base}:{r}" for r in range(MOST_REPLICAS) if str(r) not in wanted] if wanted else []
+        try:
+            there = open_data(folders, [*others, *skipped])
+        except ValueError:
+            there = []
+        matching = [protein for protein in there if protein.name == base]
+        if not matching:
+            raise ValueError(f"no MD of {name} to validate with in {', '.join(map(str, folders))}")
+        found += matching
+    return found
 
 
-def write_training_data(folder: Path, proteins: Sequence[ProteinData], recipe: Recipe) -> None:
-    """List what is trained on, by name and sequence, and how, in ``training_data.json`` beside the weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    listing = [
-        {
-            "name": protein.name,
-            "sequence": protein.sequence,
-            "picoseconds": [round(len(r) * r.interval, 3) for r in protein.replicas],
-        }
-        for protein in proteins
-    ]
-    temporary = folder / ".partial-training_data.json"
-    settings = {name: value for name, value in asdict(recipe).items() if name != "model"}
-    temporary.write_text(json.dumps({"proteins": listing, "recipe": settings}, indent=1) + "\n")
-    os.replace(temporary, folder / "training_data.json")
+def released_config(recipe: Recipe, proteins: Sequence[ProteinData]) -> ModelConfig:
+    """Configuration of the weights that a recipe trains: the recipe's, with the limits of the data."""
+    return replace(
+        recipe.model,
+        max_length=max(protein.features.length for protein in proteins),
+        stride_min=recipe.windows.stride_min,
+        stride_max=recipe.windows.stride_max,
+        max_context=recipe.windows.length - 1 if recipe.model.anchored else recipe.model.max_context,
+    )
 
 
 def train(
@@ -150,23 +100,33 @@ def train(
     *,
     resume: bool = False,
     start_from: Network | None = None,
-    accelerator: str = "auto",
+    validation: Sequence[ProteinData] = (),
+    machines: Machines | None = None,
+    accelerator: str | None = None,
     progress: bool = True,
 ) -> Path:
     """Train a network and write its averaged weights to ``output/weights``.
+
+    ``output/weights`` can be used at any time; ``output/log.csv`` holds the losses, ``output/recipe.json`` the
+    settings. A run that was stopped or killed at any moment goes on with `resume`, to the very weights and log of an
+    unbroken one (bit by bit on a CPU).
 
     Parameters
     ----------
     proteins : sequence of ProteinData
     output : path
-        Folder of the run: checkpoints, logs, weights.
+        Folder of the run: checkpoint, log, weights.
     recipe : Recipe
     resume : bool
-        Go on from the last checkpoint of `output`.
+        Go on from the checkpoint of `output`; begin if there is none.
     start_from : Network, optional
         Weights to fine-tune.
-    accelerator : str
-        Lightning's accelerator; bf16 on a GPU.
+    validation : sequence of ProteinData, optional
+        Proteins, with the MD to compare with, that the averaged weights draw short rollouts of.
+    machines : Machines, optional
+        One process, on a GPU where there is one, by default.
+    accelerator : str, optional
+        Short for ``Machines(accelerator)``.
     progress : bool
         Show a progress bar.
 
@@ -178,54 +138,119 @@ def train(
     Raises
     ------
     ValueError
-        If `output` holds a run already and `resume` is False.
+        If `output` holds a run already and `resume` is False, settings or data differ from that run's, another process
+        trains into it, or a loss is not finite.
     """
     output = Path(output)
-    last = output / "last.ckpt"
-    if last.exists() and not resume:
-        raise ValueError(f"{output} holds a training run: go on with resume (--resume), or choose another folder")
-    output.mkdir(parents=True, exist_ok=True)
-    config = replace(
-        recipe.model,
-        max_length=max(protein.features.length for protein in proteins),
-        stride_min=recipe.windows.stride_min,
-        stride_max=recipe.windows.stride_max,
-        max_context=recipe.windows.length - 1 if recipe.model.anchored else recipe.model.max_context,
-    )
-    (output / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
-    weights = output / "weights"
-    write_training_data(weights, proteins, recipe)
+    machines = machines or Machines(accelerator=accelerator or "auto")
+    config = released_config(recipe, proteins)
+    dataset = WindowDataset(proteins, recipe.windows, recipe.steps)
+    validate, columns = None, []
+    if validation:
+        device = "cuda" if machines.on_gpu else "cpu"
+        validate, columns = validator(validation, recipe.validation, config, device)
+    done = 0
+    if resume and (output / CHECKPOINT).exists():
+        done = _done(output / CHECKPOINT, machines.processes_per_node * machines.nodes * recipe.accumulate)
+        if recipe.steps < done:
+            raise ValueError(
+                f"the run in {output} has {done} steps behind it, and {recipe.steps} were asked for in all"
+            )
     torch.manual_seed(recipe.seed)
     network = Network(config)
     if start_from is not None:
         network.load_state_dict(start_from.state_dict())
-    module = StarMDModule(network, recipe.objective, recipe.optimizer, recipe.steps)
-    done = 0
-    if resume and last.exists():
-        done = torch.load(last, map_location="cpu", weights_only=False)["global_step"]
-    dataset = WindowDataset(proteins, recipe.windows, recipe.steps)
-    loader = DataLoader(_From(dataset, done), batch_size=None, shuffle=False, num_workers=0)
-    checkpoint = ModelCheckpoint(
-        dirpath=output, filename="step-{step}", every_n_train_steps=recipe.save_every, save_last=True, save_top_k=1
-    )
-    if accelerator not in ("auto", "cpu", "gpu"):
-        raise ValueError(f"accelerator is {accelerator!r}; choose 'auto', 'cpu' or 'gpu'")
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise ValueError("accelerator is 'gpu', but torch sees no CUDA device: use 'auto' or 'cpu'")
-    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
-    trainer = lightning.Trainer(
-        max_steps=recipe.steps,
-        accelerator=accelerator if on_gpu else "cpu",
-        devices=1,
-        precision="bf16-mixed" if on_gpu else "32-true",
-        gradient_clip_val=recipe.optimizer.gradient_clip,
-        callbacks=[checkpoint, _Export(weights, config, recipe.save_every)],
-        logger=CSVLogger(output, name="logs"),
-        log_every_n_steps=recipe.log_every,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-    trainer.fit(module, loader, ckpt_path=str(last) if done else None, weights_only=False)
-    save_weights(weights, module.averaged, config)
-    return weights
+    # processes of one run start at different times: only the first looks at what is in the folder, and writes
+    trainer = make_trainer(machines, recipe, output, [], done)
+    writes = trainer.is_global_zero
+    if writes:
+        output.mkdir(parents=True, exist_ok=True)
+    with alone(output) if writes else nullcontext():
+        module = StarMDModule(network, recipe)
+        if machines.strategy == "fsdp":
+            network.checkpoint_blocks = False
+        log = RunLog(output / "log.csv", [*module.names, "learning_rate", *columns])
+        if writes:
+            _prepare(output, recipe, proteins, resume)
+            log.begin(done)
+            if not (output / "weights").exists():
+                _first_weights(output / "weights", network, config)
+            write_training_data(output / "weights", proteins, recipe)
+            write_text(output / "recipe.json", json.dumps(asdict(recipe), indent=1) + "\n")
+        trainer.callbacks.append(Keeper(output, recipe, config, log, done, validate, progress))
+        data = Data(dataset, done, recipe.accumulate, machines.workers)
+        trainer.fit(module, data, ckpt_path=str(output / CHECKPOINT) if done else None, weights_only=False)
+    return output / "weights"
+
+
+def _done(checkpoint: Path, batches: int) -> int:
+    """Steps that a checkpoint has behind it; a ValueError if its steps had another number of batches."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)
+    if "starmd" not in state:
+        raise ValueError(
+            f"{checkpoint} was written by an older openmm_starmd and cannot be gone on with: start a new run"
+        )
+    before = state["starmd"]["batches_per_step"]
+    if before != batches:
+        raise ValueError(
+            f"the run in {checkpoint.parent} has {before} batches per step (processes x accumulate), and now there "
+            f"would be {batches}: choose devices, nodes and --accumulate so that there are as many"
+        )
+    return int(state["global_step"])
+
+
+def _prepare(output: Path, recipe: Recipe, proteins: Sequence[ProteinData], resume: bool) -> None:
+    """Refuse a folder that holds another run or somebody else's files."""
+    kept = output / "recipe.json"
+    if not kept.exists():
+        there = [name for name in ("weights", "log.csv", CHECKPOINT) if (output / name).exists()]
+        if there:
+            raise ValueError(
+                f"{output} holds {', '.join(there)}, but no recipe.json of a training run: choose another --output"
+            )
+        return
+    if not resume:
+        raise ValueError(f"{output} holds a training run: go on with resume (--resume), or choose another folder")
+    changed = [d for d in differences(read_recipe(kept), recipe) if not d.startswith("steps:")]
+    if changed:
+        raise ValueError(
+            f"--resume goes on with the settings of {kept}, but these differ: {'; '.join(changed)}. Leave them as they "
+            "were (only the number of steps may change), or start a new run"
+        )
+    listing = output / "weights" / "training_data.json"
+    if listing.exists():
+        before = {tuple(map(str, item.values())) for item in json.loads(listing.read_text())["proteins"]}
+        now = {tuple(map(str, item.values())) for item in _listing(proteins)}
+        names = sorted({item[0] for item in before ^ now})
+        if names:
+            raise ValueError(
+                f"--resume goes on with the data of {listing}, but these proteins differ from it: "
+                f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}. Give the same --data and --exclude, or "
+                "start a new run"
+            )
+
+
+def _listing(proteins: Sequence[ProteinData]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": protein.name,
+            "sequence": protein.sequence,
+            "picoseconds": [round(len(r) * r.interval, 3) for r in protein.replicas],
+        }
+        for protein in proteins
+    ]
+
+
+def write_training_data(folder: Path, proteins: Sequence[ProteinData], recipe: Recipe) -> None:
+    """List what is trained on, by name and sequence, and how, in ``training_data.json`` beside the weights."""
+    settings = {name: value for name, value in asdict(recipe).items() if name != "model"}
+    record = {"proteins": _listing(proteins), "recipe": settings}
+    write_text(folder / "training_data.json", json.dumps(record, indent=1) + "\n")
+
+
+def _first_weights(folder: Path, network: Network, config: ModelConfig) -> None:
+    """Make the weights directory, complete from its first moment, with the weights that training begins from."""
+    temporary = folder.with_name(".partial-weights")
+    shutil.rmtree(temporary, ignore_errors=True)
+    save_weights(temporary, network, config)
+    os.replace(temporary, folder)

@@ -1,0 +1,170 @@
+"""The command ``openmm-starmd train``: trajectories in, weights out."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def train(
+    positional: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DATA...]", help="The same as --data.", show_default=False)
+    ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="STORE", help="Store of `prepare`, or folder in ATLAS layout; repeatable."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="RUN", help="Folder of the run; needed but for --dry-run.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="mini or paper.")] = "mini",
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON file of settings, as recipe.json of a run; options come before it."),
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps in all; 20000 by default.")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="NAME of a protein, or NAME:R of a replica, to leave out; repeatable.")
+    ] = None,
+    validate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Protein, or NAME:R, that the weights draw short rollouts of as they train; repeatable.",
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the weights; that of RUN by default.")] = "",
+    start_from: Annotated[
+        str | None, typer.Option("--from", metavar="WEIGHTS", help="Weights to fine-tune, in place of random ones.")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=2, help="Size of a batch: residues x frames x windows, of one protein.")
+    ] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(min=1, help="Batches per process and step; a step has processes x so many.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="32, bf16, or auto: bf16 on a GPU.")] = None,
+    checkpointing: Annotated[
+        bool | None,
+        typer.Option("--checkpointing/--no-checkpointing", help="Less memory, a third more time.", show_default=False),
+    ] = None,
+    accelerator: Annotated[str, typer.Option(help="cpu, gpu, or auto.")] = "auto",
+    devices: Annotated[
+        str, typer.Option(help="Processes per node, each with a GPU or, on CPUs, without; or auto.")
+    ] = "1",
+    nodes: Annotated[int, typer.Option(min=1, help="Machines, started by torchrun or SLURM.")] = 1,
+    strategy: Annotated[str, typer.Option(help="ddp, fsdp, or auto.")] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read data ahead, per process.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads per process.")] = 1,
+    logger: Annotated[str, typer.Option(help="csv, or tensorboard beside it.")] = "csv",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print parameters, memory and speed of a few steps; write nothing.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
+) -> None:
+    """Train weights on trajectories. The run saves as it goes; RUN/weights can be used at any time.
+
+    A run that was stopped or killed at any moment goes on with --resume, to the very weights of an unbroken one (bit by
+    bit on a CPU). Several GPUs: --devices 8, and on several machines also --nodes, under SLURM's srun with a task per
+    GPU or `torchrun --nnodes ... --nproc-per-node 8 -m openmm_starmd.cli train ...`. Settings that have no option are
+    set by --config.
+    """
+    from openmm_starmd.cli import clean_errors
+
+    with clean_errors():
+        folders = [*(positional or []), *(data or [])]
+        if not folders:
+            raise ValueError("no data: give --data STORE, a store of `prepare` or a folder in ATLAS layout")
+        if output is None and not dry_run:
+            raise ValueError("--output RUN is missing: the folder of the run")
+        import torch
+
+        from openmm_starmd.model.weights import load_weights
+        from openmm_starmd.training import recipe as recipes
+        from openmm_starmd.training.machines import Machines
+        from openmm_starmd.training.settings import read_recipe
+
+        torch.set_num_threads(threads)
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", message=".*treespec")  # Lightning's own affair
+        machines = Machines(
+            accelerator=accelerator,
+            devices=_devices(devices),
+            nodes=nodes,
+            strategy=strategy,
+            workers=workers,
+            logger=logger,
+        )
+        base = recipes.recipe_for(preset)
+        recipe = base if config is None else read_recipe(config, base)
+        network = None
+        if start_from is not None:
+            weights = load_weights(start_from)
+            network = weights.network
+            recipe = _changed(recipe, {"model": weights.config, "start_from": start_from})
+        name = name or (output.name if output else preset)
+        recipe = _changed(
+            recipe,
+            {
+                "steps": max_steps or (20_000 if config is None else None),
+                "model.name": name,
+                "windows.tokens": tokens,
+                "accumulate": accumulate,
+                "precision": precision,
+                "checkpointing": checkpointing,
+                "validation.proteins": tuple(validate) if validate else None,
+            },
+        )
+        proteins = recipes.load_proteins(folders, exclude or [])
+        first = _first_process()
+        if first:
+            typer.echo(f"{len(proteins)} proteins, {sum(len(p.replicas) for p in proteins)} trajectories")
+        if dry_run:
+            from openmm_starmd.training.dry_run import dry_run as measure
+
+            typer.echo(measure(proteins, recipe, "cuda" if machines.on_gpu else "cpu"))
+            return
+        wanted = recipe.validation.proteins
+        judged = recipes.validation_proteins(folders, wanted, exclude or [], proteins) if wanted else []
+        for protein in judged:
+            if first and protein.name not in {p.name for p in proteins}:
+                typer.echo(f"validation on {protein.name}, which is not trained on")
+        assert output is not None
+        written = recipes.train(
+            proteins, output, recipe, resume=resume, start_from=network, validation=judged, machines=machines
+        )
+        if first:
+            typer.echo(str(written))
+
+
+def _changed(recipe: Any, values: dict[str, Any]) -> Any:
+    """`recipe` with settings replaced, ``"windows.tokens"`` and the like; None leaves a setting as it is."""
+    from dataclasses import replace
+
+    for name, value in values.items():
+        if value is None:
+            continue
+        outer, _, inner = name.rpartition(".")
+        if outer:
+            value = replace(getattr(recipe, outer), **{inner: value})
+        recipe = replace(recipe, **{outer or inner: value})
+    return recipe
+
+
+def _devices(text: str) -> int | str:
+    if text == "auto":
+        return text
+    if not text.isdecimal():
+        raise ValueError(f"devices is {text!r}; give a number, or 'auto' for all GPUs")
+    return int(text)
+
+
+def _first_process() -> bool:
+    """Whether this is the only process of the run, or the first of several."""
+    import os
+
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))

@@ -1,0 +1,91 @@
+"""Which batches a process works on: those of its rank, step by step, from any step on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from openmm_starmd.data.windows import Batch, WindowDataset
+from openmm_starmd.training.extra import lightning
+
+
+class Share:
+    """One batch with its place in the training step.
+
+    Not a dataclass: Lightning's FSDP precision would try to take it apart.
+
+    Parameters
+    ----------
+    batch : Batch
+    counted : int
+        Frames that count in all batches that this process adds up in this step.
+    first : bool
+        Whether this is the first of them.
+    """
+
+    def __init__(self, batch: Batch, counted: int, first: bool) -> None:
+        self.batch, self.counted, self.first = batch, counted, first
+
+    def to(self, device: torch.device | str) -> Share:
+        """The same on `device`."""
+        return Share(self.batch.to(device), self.counted, self.first)
+
+
+class Shares(IterableDataset[Share]):
+    """The batches of one process, without end.
+
+    Step n consists of the batches (n, 0), (n, 1), ... of the dataset. Process r of w works on r, r + w, r + 2w, ..., so
+    that any number of processes that divides the batches of a step sees the same ones.
+
+    Parameters
+    ----------
+    dataset : WindowDataset
+    start : int
+        First step.
+    accumulate : int
+        Batches of one process per step.
+    rank, world : int
+        Number of this process, and of processes.
+    """
+
+    def __init__(self, dataset: WindowDataset, start: int, accumulate: int, rank: int = 0, world: int = 1) -> None:
+        self.dataset, self.start, self.accumulate, self.rank, self.world = dataset, start, accumulate, rank, world
+
+    def __iter__(self) -> Iterator[Share]:
+        worker = get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        for number in itertools.count(self.start * self.accumulate + first, stride):
+            step, place = divmod(number, self.accumulate)
+            plans = [self.dataset.plan(step, p * self.world + self.rank) for p in range(self.accumulate)]
+            yield Share(self.dataset.read(plans[place]), sum(plan.counted for plan in plans), place == 0)
+
+
+class Data(lightning.LightningDataModule):
+    """Hands the trainer its process's share.
+
+    Parameters
+    ----------
+    dataset : WindowDataset
+    start : int
+        First step.
+    accumulate : int
+    workers : int
+        Processes that read ahead; 0 reads in the training process.
+    """
+
+    def __init__(self, dataset: WindowDataset, start: int, accumulate: int, workers: int = 0) -> None:
+        super().__init__()
+        self.dataset, self.start, self.accumulate, self.workers = dataset, start, accumulate, workers
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches from the first step on; the trainer says when to stop."""
+        trainer = self.trainer
+        shares = Shares(self.dataset, self.start, self.accumulate, trainer.global_rank, trainer.world_size)
+        return DataLoader(shares, batch_size=None, num_workers=self.workers, persistent_workers=self.workers > 0)
+
+    def transfer_batch_to_device(self, batch: Share, device: torch.device, dataloader_idx: int) -> Share:
+        """Move a batch; Lightning does not know how to."""
+        return batch.to(device)

@@ -1,0 +1,224 @@
+"""What decides a training run: the recipe, its presets, and the JSON files it is kept in and read from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from openmm_starmd.data.windows import WindowSettings
+from openmm_starmd.model.config import ModelConfig, preset
+from openmm_starmd.training.objective import ObjectiveSettings, recipe_objective
+
+PRECISIONS = ("auto", "32", "bf16")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Adam with warm-up and cosine decay, both per optimiser step.
+
+    Attributes
+    ----------
+    learning_rate : float
+    warmup : int
+        Steps of linear growth from 0.01 of the learning rate.
+    final : float
+        The cosine ends at this fraction.
+    gradient_clip : float
+        Largest norm of the gradient.
+    ema : float
+        Decay of the averaged weights, reached after about 10 / (1 - ema) steps.
+    """
+
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    final: float = 0.1
+    gradient_clip: float = 1.0
+    ema: float = 0.999
+
+
+@dataclass(frozen=True)
+class ValidationSettings:
+    """Short rollouts of the averaged weights during training, judged against MD.
+
+    Attributes
+    ----------
+    proteins : tuple of str
+        ``NAME``, or ``NAME:R`` for one replica; none by default. The caller of training provides their data.
+    every : int
+        Training steps between validations; one more at the end.
+    frames : int
+        Frames to draw.
+    stride : float
+        ps; 0 for the model's default.
+    """
+
+    proteins: tuple[str, ...] = ()
+    every: int = 1000
+    frames: int = 20
+    stride: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.frames < 2 or self.stride < 0:
+            raise ValueError(
+                f"validation every {self.every} steps, {self.frames} frames {self.stride:g} ps apart: steps must be at "
+                "least 1, frames at least 2, and the stride not negative"
+            )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a training run.
+
+    Attributes
+    ----------
+    model : ModelConfig
+    windows : WindowSettings
+    objective : ObjectiveSettings
+    optimizer : OptimizerSettings
+    validation : ValidationSettings
+    steps : int
+        Optimiser steps.
+    accumulate : int
+        Batches that each process adds up for a step. A step consists of processes x `accumulate` batches.
+    precision : str
+        ``"32"``, ``"bf16"`` (attention and edges only; geometry and losses stay in float32), or ``"auto"``: bf16 on a
+        GPU.
+    checkpointing : bool
+        Compute the inside of each block again for the gradient instead of keeping it: less memory, more time.
+    seed : int
+        Of the initial weights; windows and noise have ``windows.seed``.
+    save_every : int
+        Steps between checkpoints.
+    log_every : int
+        Steps between rows of the log, each the mean of the steps since the row before.
+    start_from : str
+        Name of the weights that training began from; empty for random ones.
+    """
+
+    model: ModelConfig = field(default_factory=lambda: preset("mini"))
+    windows: WindowSettings = field(default_factory=WindowSettings)
+    objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    validation: ValidationSettings = field(default_factory=ValidationSettings)
+    steps: int = 10_000
+    accumulate: int = 1
+    precision: str = "auto"
+    checkpointing: bool = False
+    seed: int = 0
+    save_every: int = 500
+    log_every: int = 50
+    start_from: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulate", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
+
+
+def recipe_for(name: str) -> Recipe:
+    """The recipe of a preset, ``"mini"`` or ``"paper"``."""
+    model = preset(name)
+    if name == "mini":
+        return Recipe(model=model)
+    windows = WindowSettings(
+        stride_min=model.stride_min,
+        stride_max=model.stride_max,
+        focus_probability=0.0,
+        gap_probability=0.0,
+        tokens=3072,  # one window of 8 frames of the longest chains trained on
+    )
+    optimizer = OptimizerSettings(learning_rate=2e-4)
+    return Recipe(model=model, windows=windows, objective=recipe_objective(name), optimizer=optimizer)
+
+
+def recipe_from_dict(values: Mapping[str, Any], base: Recipe | None = None, source: str = "the recipe") -> Recipe:
+    """A recipe with some settings replaced.
+
+    Parameters
+    ----------
+    values : mapping
+        As ``recipe.json`` holds them; whatever is missing stays as in `base`.
+    base : Recipe, optional
+        The preset `mini` by default.
+    source : str
+        Where the values come from, for errors.
+
+    Returns
+    -------
+    Recipe
+
+    Raises
+    ------
+    ValueError
+        Naming each unknown setting, or one whose value is of the wrong kind.
+    """
+    unknown: list[str] = []
+    recipe = _filled(Recipe() if base is None else base, values, "", unknown, source)
+    if unknown:
+        raise ValueError(
+            f"{source} has unknown settings {', '.join(unknown)}: recipe.json of any training run shows those there are"
+        )
+    return recipe
+
+
+def read_recipe(path: str | os.PathLike[str], base: Recipe | None = None) -> Recipe:
+    """Read a JSON file of settings; see :func:`recipe_from_dict`."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    return recipe_from_dict(values, base, str(path))
+
+
+def differences(first: Recipe, second: Recipe) -> list[str]:
+    """Settings in which two recipes differ, as ``name: first -> second``."""
+    return _differences(asdict(first), asdict(second), "")
+
+
+def _filled(base: T, values: Any, prefix: str, unknown: list[str], source: str) -> T:
+    """`base`, a dataclass, with `values` in place of its own; names of unknown ones are added to `unknown`."""
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{source}: {prefix.rstrip('.') or 'a recipe'} must be a mapping of names to values")
+    known = {f.name for f in fields(base)}  # type: ignore[arg-type]
+    unknown.extend(f"{prefix}{name}" for name in values if name not in known)
+    changed = {}
+    for name, value in values.items():
+        if name in known:
+            current = getattr(base, name)
+            if is_dataclass(current):
+                changed[name] = _filled(current, value, f"{prefix}{name}.", unknown, source)
+            else:
+                changed[name] = _typed(current, value, f"{prefix}{name}", source)
+    return replace(base, **changed)  # type: ignore[type-var]
+
+
+def _typed(current: Any, value: Any, name: str, source: str) -> Any:
+    """`value` as the type of `current`, or a ValueError."""
+    if isinstance(current, tuple) and isinstance(value, list | tuple):
+        return tuple(tuple(item) if isinstance(item, list) else item for item in value)
+    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(current):
+        raise ValueError(f"{source}: {name} is {value!r}, but must be of the kind of {current!r}")
+    return value
+
+
+def _differences(first: dict[str, Any], second: dict[str, Any], prefix: str) -> list[str]:
+    found = []
+    for name, value in first.items():
+        if isinstance(value, dict):
+            found += _differences(value, second[name], f"{prefix}{name}.")
+        elif value != second[name]:
+            found.append(f"{prefix}{name}: {value!r} -> {second[name]!r}")
+    return found
