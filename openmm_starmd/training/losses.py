@@ -12,13 +12,20 @@ from torch import Tensor
 
 from openmm_starmd.diffusion import igso3
 from openmm_starmd.diffusion.schedule import Schedule
+from openmm_starmd.geometry.heavy_atoms import heavy_atoms, present, symmetric_torsions
 from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids
 from openmm_starmd.geometry.so3 import log_map
 
 FAPE_CLAMP = 1.0  # nm
 FAPE_SCALE = 1.0  # nm
 CONTACT = 0.6  # nm, pairs of the distance map
+SOFT = 1e-4  # nm, where lengths turn from a cone into a bowl, so that they have a gradient at zero
 CLASH = 0.36  # nm; MD keeps non-neighbouring CA further apart, and a frame with a pair under 0.30 is not valid
+
+
+def _length(vectors: Tensor) -> Tensor:
+    """Length of ``[..., 3]``, nm, at least SOFT, with a gradient everywhere."""
+    return (vectors.square().sum(-1) + SOFT**2).sqrt()
 
 
 def standardized_error(
@@ -130,16 +137,58 @@ def frame_aligned_point_error(predicted: Rigids, truth: Rigids, points: Tensor, 
     Parameters
     ----------
     predicted, truth : Rigids [..., N]
+        Axes that the points are seen in.
     points, true_points : Tensor [..., P, 3]
 
     Returns
     -------
     Tensor [...]
     """
-    local = (points[..., None, :, :] - predicted.translations[..., :, None, :]) @ predicted.rotations
-    true_local = (true_points[..., None, :, :] - truth.translations[..., :, None, :]) @ truth.rotations
-    distance = ((local - true_local).square().sum(-1) + 1e-8).sqrt()
-    return distance.clamp(max=FAPE_CLAMP).mean((-1, -2)) / FAPE_SCALE
+    # R'(x - t) - S'(y - u) of all rigids and points as one product [P, 6] @ [6, 3 N]: of everything [N, P] only the
+    # difference is ever held. Centring keeps the digits.
+    center, true_center = points.mean(-2, keepdim=True), true_points.mean(-2, keepdim=True)
+    both = torch.cat([points - center, true_points - true_center], dim=-1)
+    axes = torch.cat([predicted.rotations, -truth.rotations], dim=-2)  # [..., N, 6, 3]
+    origins = torch.cat([predicted.translations - center, truth.translations - true_center], dim=-1)
+    shift = (origins[..., None, :] @ axes).squeeze(-2)  # [..., N, 3]
+    difference = (both @ axes.movedim(-3, -2).flatten(-2)).unflatten(-1, (-1, 3)) - shift[..., None, :, :]
+    return (_length(difference) - SOFT).clamp(max=FAPE_CLAMP).mean((-1, -2)) / FAPE_SCALE
+
+
+def sidechain_fape(
+    predicted: Rigids, truth: Rigids, torsions: Tensor, true_torsions: Tensor, types: Tensor, mask: Tensor
+) -> Tensor:
+    """FAPE of all heavy atoms seen from all rigid groups of the residues, the backbone's and each torsion's.
+
+    Both sides are built with ideal geometry, so that errors of rigids and torsions are all that counts. Where a turn of
+    the last χ by π only exchanges names, the truth under the name nearer to the prediction is compared to.
+
+    Parameters
+    ----------
+    predicted, truth : Rigids [..., N]
+    torsions : Tensor [..., N, 5, 2]
+        Predicted sine and cosine of ψ and χ1..4, unit length.
+    true_torsions : Tensor [..., N, 5]
+        Radians.
+    types : Tensor [N], int64
+    mask : Tensor [N, 5], bool
+        True torsions that exist. Atoms and groups that hang on others are left out.
+
+    Returns
+    -------
+    Tensor [...]
+    """
+    target = torch.stack([true_torsions.sin(), true_torsions.cos()], dim=-1)
+    other_name = symmetric_torsions(types)[..., None] & ((torsions.detach() * target).sum(-1, keepdim=True) < 0)
+    target = torch.where(other_name, -target, target)
+    built, true = heavy_atoms(predicted, types, torsions), heavy_atoms(truth, types, target)
+    groups, atoms = present(types, mask)
+    return frame_aligned_point_error(
+        Rigids(built.groups.rotations[..., groups, :, :], built.groups.translations[..., groups, :]),
+        Rigids(true.groups.rotations[..., groups, :, :], true.groups.translations[..., groups, :]),
+        built.atoms[..., atoms, :],
+        true.atoms[..., atoms, :],
+    )
 
 
 def backbone_atoms(rigids: Rigids, psi: Tensor | None = None) -> Tensor:
@@ -190,9 +239,10 @@ def distance_map_loss(points: Tensor, true_points: Tensor, contact: float = CONT
     Tensor [...]
     """
     flat, true_flat = points.flatten(-3, -2), true_points.flatten(-3, -2)
-    distance = ((flat[..., :, None, :] - flat[..., None, :, :]).square().sum(-1) + 1e-8).sqrt()
-    true_distance = torch.linalg.vector_norm(true_flat[..., :, None, :] - true_flat[..., None, :, :], dim=-1)
-    near = ((true_distance < contact) & (true_distance > 0)).to(distance.dtype)
+    distance = _length(flat[..., :, None, :] - flat[..., None, :, :])
+    true_distance = _length(true_flat[..., :, None, :] - true_flat[..., None, :, :])
+    others = ~torch.eye(flat.shape[-2], dtype=torch.bool, device=flat.device)
+    near = ((true_distance < contact) & others).to(distance.dtype)
     return 100 * ((distance - true_distance).square() * near).sum((-1, -2)) / near.sum((-1, -2)).clamp(min=1)
 
 
@@ -210,7 +260,7 @@ def clash_loss(alphas: Tensor) -> Tensor:
     """
     count = alphas.shape[-2]
     difference = alphas[..., :, None, :] - alphas[..., None, :, :]
-    distance = (difference.square().sum(-1) + 1e-8).sqrt()
+    distance = _length(difference)
     number = torch.arange(count, device=alphas.device)
     apart = (number[:, None] - number[None]).abs() >= 2
     overlap = (10 * (CLASH - distance)).clamp(min=0).square() * apart

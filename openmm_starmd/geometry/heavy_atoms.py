@@ -1,0 +1,122 @@
+"""Heavy atoms of residues of ideal geometry, with gradients: rigids and torsions to rigid groups and atoms.
+
+The geometry is the table of :mod:`openmm_starmd.geometry.ideal`, which says what the rigid groups of a residue are.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openmm_starmd.geometry import ideal
+from openmm_starmd.geometry.rigid import Rigids
+
+# torsion (ψ, χ1..4) that moves each group, itself or through the groups it hangs on; group 0 is moved by none
+_CHAINS: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4))
+_MOVED_BY = np.array([[torsion in chain for torsion in range(5)] for chain in _CHAINS])
+
+
+class HeavyAtoms(NamedTuple):
+    """Rigid groups and atoms of each residue.
+
+    Attributes
+    ----------
+    groups : Rigids [..., N, 6]
+        Axes and origin of the groups moved by nothing, ψ, χ1, ..., χ4; nm.
+    atoms : Tensor [..., N, 14, 3]
+        nm, in the order of :data:`openmm_starmd.geometry.ideal.ATOM_NAMES`. Where a residue type has no such atom (see
+        :func:`present`) the residue's origin.
+    """
+
+    groups: Rigids
+    atoms: Tensor
+
+
+class _Tables(NamedTuple):
+    """The arrays of :mod:`openmm_starmd.geometry.ideal` of the same names, by residue type."""
+
+    group: Tensor  # [21, 14]
+    local: Tensor  # [21, 14, 3]
+    rotation: Tensor  # [21, 6, 3, 3]
+    origin: Tensor  # [21, 6, 3]
+    atoms: Tensor  # [21, 14], bool
+    torsions: Tensor  # [21, 5], bool, which torsions a type has
+    symmetric: Tensor  # [21, 5], bool
+    moved_by: Tensor  # [6, 5], bool
+
+
+@functools.cache
+def _tables(device: torch.device, dtype: torch.dtype) -> _Tables:
+    psi = np.ones_like(ideal.CHI_MASK[:, :1])
+    torsions = np.concatenate([psi, ideal.CHI_MASK], axis=1)
+    symmetric = np.concatenate([~psi, ideal.CHI_SYMMETRIC], axis=1)
+    # kept and shared, so they must not become tensors that only inference may use
+    with torch.inference_mode(False):
+        numbers = [
+            torch.from_numpy(x).to(device, dtype) for x in (ideal.ATOM_LOCAL, ideal.GROUP_ROTATION, ideal.GROUP_ORIGIN)
+        ]
+        flags = [torch.from_numpy(x).to(device) for x in (ideal.ATOM_MASK, torsions, symmetric, _MOVED_BY)]
+        return _Tables(torch.from_numpy(ideal.ATOM_GROUP).to(device), *numbers, *flags)
+
+
+def heavy_atoms(rigids: Rigids, types: Tensor, torsions: Tensor) -> HeavyAtoms:
+    """Build all heavy atoms.
+
+    Parameters
+    ----------
+    rigids : Rigids [..., N]
+        nm.
+    types : Tensor [N], int64
+        0 to 19, 20 for unknown, which has a backbone only.
+    torsions : Tensor [..., N, 5, 2]
+        Sine and cosine of ψ and χ1..4, unit length.
+
+    Returns
+    -------
+    HeavyAtoms
+    """
+    tables = _tables(rigids.translations.device, rigids.translations.dtype)
+    sine, cosine = torsions.unbind(-1)
+    zero, one = torch.zeros_like(sine), torch.ones_like(sine)
+    turns = torch.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], dim=-1)
+    turns = turns.unflatten(-1, (3, 3))  # [..., N, 5, 3, 3], about x
+    built = [rigids]
+    for group in range(1, ideal.GROUPS):
+        step = Rigids(tables.rotation[types, group] @ turns[..., group - 1, :, :], tables.origin[types, group])
+        built.append(built[ideal.GROUP_PARENT[group]].compose(step))
+    groups = Rigids(
+        torch.stack([group.rotations for group in built], dim=-3),
+        torch.stack([group.translations for group in built], dim=-2),
+    )
+    residue, chosen = torch.arange(types.shape[0], device=types.device)[:, None], tables.group[types]
+    carriers = Rigids(groups.rotations[..., residue, chosen, :, :], groups.translations[..., residue, chosen, :])
+    return HeavyAtoms(groups, carriers.apply(tables.local[types]))
+
+
+def present(types: Tensor, torsion_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Which groups and atoms residues have and know.
+
+    Parameters
+    ----------
+    types : Tensor [N], int64
+    torsion_mask : Tensor [N, 5], bool
+        Torsions that are known. What hangs on an unknown one is left out.
+
+    Returns
+    -------
+    groups : Tensor [N, 6], bool
+    atoms : Tensor [N, 14], bool
+    """
+    tables = _tables(types.device, torch.get_default_dtype())
+    known = torsion_mask & tables.torsions[types]
+    groups = (known[:, None] | ~tables.moved_by).all(-1)
+    return groups, tables.atoms[types] & groups.gather(1, tables.group[types])
+
+
+def symmetric_torsions(types: Tensor) -> Tensor:
+    """ψ and χ1..4 that a turn by π changes in nothing but names, [N, 5], bool, of residue types [N]."""
+    return _tables(types.device, torch.get_default_dtype()).symmetric[types]
