@@ -241,15 +241,6 @@ def loss_terms(
             batch.features.residue_types,
             batch.torsion_mask,
         )
-    if "sidechain_fape" in names:
-        terms["sidechain_fape"] = sharp * losses.sidechain_fape(
-            predicted,
-            truth,
-            prediction.torsions,
-            batch.torsions[:, 1:],
-            batch.features.residue_types,
-            batch.torsion_mask,
-        )
     if "clash" in names:
         terms["clash"] = sharp * losses.clash_loss(predicted.translations)
     if "distance" in names:
