@@ -29,6 +29,7 @@ from openmm_starmd.randomness import keyed_normal
 from openmm_starmd.sampling import SAMPLERS, SamplerSettings, kept_frames
 
 if TYPE_CHECKING:
+    from openmm_starmd.model.openfold import OpenFoldFeatures
     from openmm_starmd.model.weights import Weights
     from openmm_starmd.protein import Protein
 
@@ -301,6 +302,7 @@ def make_rollout(
     device: str | torch.device | None = None,
     steps: int | None = None,
     max_context: int | None = None,
+    openfold_features: OpenFoldFeatures | None = None,
 ) -> Rollout:
     """Rollout of a protein with trained weights.
 
@@ -316,6 +318,9 @@ def make_rollout(
         A GPU where there is one, else the CPU.
     steps, max_context : int, optional
         The weights' own by default.
+    openfold_features : OpenFoldFeatures, optional
+        For weights that condition on them, and for no others; see
+        :func:`openmm_starmd.model.openfold.load_openfold_features`.
 
     Returns
     -------
@@ -324,9 +329,17 @@ def make_rollout(
     Raises
     ------
     ValueError
-        If the stride lies outside the weights' range.
+        If the stride lies outside the weights' range, or OpenFold's features are missing, unfit or unwanted.
     """
     config = weights.config
+    features = features_of(protein)
+    if openfold_features is not None:
+        if config.conditioner != "openfold":
+            raise ValueError(
+                f"{weights.name} conditions on the structure alone and has no use for OpenFold's features: leave "
+                "openfold_features out, or load weights that were trained with them"
+            )
+        features = features.with_openfold(*openfold_features)
     if not config.stride_min <= stride <= config.stride_max:
         raise ValueError(
             f"stride {stride:g} ps lies outside the {config.stride_min:g} to {config.stride_max:g} ps that "
@@ -351,6 +364,4 @@ def make_rollout(
         config.max_context if max_context is None else max_context,
     )
     start = torch.as_tensor(protein.backbone, dtype=torch.float64).expand(len(seeds), -1, -1, -1)
-    return Rollout(
-        weights.network, features_of(protein), start, stride=stride, seeds=seeds, settings=settings, device=device
-    )
+    return Rollout(weights.network, features, start, stride=stride, seeds=seeds, settings=settings, device=device)

@@ -1,18 +1,23 @@
 """OpenFold's features as conditioner: files, network, training, rollout."""
 
+import functools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import openmm.app
 import pytest
 import torch
 
 from openmm_starmd.model.config import ModelConfig, preset
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.openfold import OpenFoldFeatures, load_openfold_features
-from openmm_starmd.rollout import Rollout
+from openmm_starmd.model.weights import Weights
+from openmm_starmd.protein import Protein
+from openmm_starmd.rollout import Rollout, make_rollout
 from openmm_starmd.training.objective import objective, recipe_objective
 
-from .proteins import toy_batch, villin_backbone, villin_features
+from .proteins import VILLIN, toy_batch, villin_backbone, villin_features
 from .test_network import NARROW, awake
 
 LENGTH = 10
@@ -117,6 +122,25 @@ def test_rollout_draws_with_the_features():
     first = draw(given())
     assert torch.isfinite(first).all() and torch.equal(first, draw(given()))
     assert not torch.equal(first, draw(given(1)))
+
+
+@pytest.mark.filterwarnings("ignore:left out")
+def test_make_rollout_takes_the_features_of_weights_that_want_them():
+    pdb = openmm.app.PDBFile(VILLIN)
+    protein = Protein.from_openmm(pdb.topology, pdb.positions)
+    count = len(protein.residue_types)
+    config = configuration("mini")
+    weights = Weights(awake(config), config, "throw-away", Path("model.safetensors"))
+    features = OpenFoldFeatures(torch.ones(count, 384), torch.ones(count, count, 128))
+    make = functools.partial(make_rollout, protein, stride=10.0, seed=1, device="cpu", steps=2)
+    assert torch.isfinite(make(weights, openfold_features=features).step().backbone).all()
+    with pytest.raises(ValueError, match="none were given"):
+        make(weights)
+    with pytest.raises(ValueError, match=rf"shape \(10, 384\), but the protein has {count} residues"):
+        make(weights, openfold_features=given())
+    plain = replace(config, conditioner="reference")
+    with pytest.raises(ValueError, match="throw-away conditions on the structure alone"):
+        make(replace(weights, network=awake(plain), config=plain), openfold_features=features)
 
 
 def test_old_configurations_mean_the_reference_structure():
