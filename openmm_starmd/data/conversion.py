@@ -36,7 +36,7 @@ class Settings:
     interval : float or None
         ps between the frames of the files, in place of their own times.
     chunk : int or None
-        Frames converted at once; about 64 MiB of coordinates by default. Changes no result.
+        Frames converted at once; about 32 MiB of coordinates by default. Changes no result.
     """
 
     max_length: int = 384

@@ -192,16 +192,16 @@ def _run(
             done, _ = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in done:
                 source, numbers, replica = pending.pop(future)
-                error = future.exception()
-                if isinstance(error, BrokenProcessPool):
+                failure = future.exception()
+                if isinstance(failure, BrokenProcessPool):
                     raise ValueError(
                         "a worker process died, probably for want of memory: run the same command again to go on, with "
                         "fewer --workers"
-                    ) from error
+                    ) from failure
                 if replica is not None:
-                    converted(source, replica, None if error else future.result(), error)
-                elif error is not None:
-                    describe_failed(source, numbers, error)
+                    converted(source, replica, None if failure else future.result(), failure)
+                elif failure is not None:
+                    describe_failed(source, numbers, failure)
                 else:
                     for number in numbers:
                         job = pool.submit(convert_replica, source, number, store, settings)

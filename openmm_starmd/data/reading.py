@@ -12,7 +12,7 @@ from openmm_starmd.data.description import Description, coarse_frames
 
 TIMED = (".xtc", ".trr", ".h5", ".hdf5", ".nc", ".ncdf", ".netcdf", ".dtr", ".stk", ".gro")
 """Formats whose times mdtraj reads; for others it counts frames."""
-CHUNK_BYTES = 2**26
+CHUNK_BYTES = 2**25
 """Coordinates held at once."""
 
 
@@ -39,7 +39,7 @@ def read_frames(
     interval : float, optional
         ps between the file's frames, in place of its own times.
     chunk : int, optional
-        Frames per piece; as many as make 64 MiB by default.
+        Frames per piece; as many as make 32 MiB by default.
 
     Yields
     ------
