@@ -1,0 +1,389 @@
+"""How fast training and rollouts are, and how much memory they take: both presets, several lengths, CPU and GPU.
+
+    python benchmarks/throughput.py                                     # all there is
+    python benchmarks/throughput.py --presets paper --residues 64 128 --devices cuda
+
+Training: optimiser steps on one window of L frames (2L - 1 with the noisy copies): noise, forward, losses, backward,
+Adam. Tokens are residues x frames of the window. Where L = 8 does not fit, L is halved. Rollout: frames drawn against
+a history of --history frames; per denoising step (a network call), and per frame of the preset's number of steps: on a
+GPU measured, on a CPU from the time of a few steps, as the steps are alike. Weights are random: speed does not depend
+on them.
+
+Each measurement runs in a process of its own, so that peak memory is its own, with one warm-up and at least one timed
+repetition, a limit on time and, on a CPU, on memory. A dash stands for what did not fit, with the reason below the
+table. Absolute times count on a GPU; a CPU's depend on what else it did, so ratios to the smallest length stand beside
+them.
+
+Share of peak: floating-point operations of matrix products, forward and backward (torch.utils.flop_counter; attention
+counted as 12 x heads x width x pairs of tokens that see each other, so that blocks which the mask hides and work that
+kernels do twice do not count), over time and the GPU's dense bf16 peak. Element-wise work does not count as useful.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from openmm_starmd import __version__
+from openmm_starmd.data.windows import Batch, chained
+from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids
+from openmm_starmd.geometry.so3 import exp_map
+from openmm_starmd.model import attention
+from openmm_starmd.model.config import ModelConfig, preset
+from openmm_starmd.model.features import Features
+from openmm_starmd.model.network import Network
+
+RESULTS = Path(__file__).parent
+# dense bf16 with fp32 accumulation, TFLOP/s, from NVIDIA's data sheets
+PEAKS = {
+    "H200": 989.4,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.4,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "A10": 125.0,
+}
+DOES_NOT_FIT = 3  # exit code of a measurement that ran out of memory
+
+
+def made_up_protein(residues: int, seed: int = 0) -> Features:
+    """Features of a globule of residues: a random chain at the density of proteins, which time does not depend on."""
+    generator = torch.Generator().manual_seed(seed)
+    radius = 0.22 * residues ** (1 / 3) + 0.2  # nm
+    points = torch.randn(residues, 3, generator=generator, dtype=torch.float64)
+    points = radius * points / points.norm(dim=-1, keepdim=True)
+    points = points * torch.rand(residues, 1, generator=generator, dtype=torch.float64) ** (1 / 3)
+    turns = exp_map(2 * torch.randn(residues, 3, generator=generator, dtype=torch.float64))
+    types = torch.randint(20, (residues,), generator=generator)
+    return Features(
+        types,
+        torch.arange(residues),
+        torch.zeros(residues, dtype=torch.long),
+        torch.ones(residues - 1, dtype=torch.bool),
+        Rigids(turns, points).to(torch.float32),
+    )
+
+
+def made_up_window(features: Features, frames: int, stride: float, seed: int = 0) -> Batch:
+    """A window of frames that wobble about the reference."""
+    generator = torch.Generator().manual_seed(seed)
+    n = features.length
+    walk = 0.03 * torch.randn(1, frames, n, 6, generator=generator).cumsum(1)
+    reference = features.reference
+    rigids = Rigids(reference.rotations @ exp_map(walk[..., 3:]), reference.translations + walk[..., :3])
+    target = torch.ones(1, frames, dtype=torch.bool)
+    target[:, 0] = False
+    torsions = torch.randn(1, frames, n, 5, generator=generator)
+    exists = torch.ones(n, 5, dtype=torch.bool)
+    return Batch(
+        features, chained(rigids), torsions, exists, ~exists, torch.full((1, frames), stride), target, (seed, 0, 0)
+    )
+
+
+def timed(work: Callable[[], Any], device: str, seconds: float, least: int = 1) -> float:
+    """Median seconds of `work` after one warm-up: at least `least` repetitions, more while time lasts."""
+
+    def once() -> float:
+        begin = time.perf_counter()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - begin
+
+    once()
+    times: list[float] = []
+    begin = time.perf_counter()
+    while len(times) < least or (time.perf_counter() - begin < seconds and len(times) < 50):
+        times.append(once())
+    return float(np.median(times))
+
+
+class AttentionCount:
+    """Stands in for attention: counts its operations and computes none, so that counting costs no memory."""
+
+    def __init__(self) -> None:
+        self.operations = 0.0
+
+    def __call__(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any = None) -> torch.Tensor:
+        samples, heads, tokens, width = query.shape
+        pairs = tokens * key.shape[-2] if mask is None else int(mask.frames.sum()) * mask.residues**2
+        # two products forward, four backward
+        self.operations += 12.0 * samples * heads * pairs * width
+        return value + 0 * (query + key)
+
+
+def operations(step: Callable[[], Any]) -> float:
+    """Floating-point operations of the matrix products of a training step."""
+    count, real = AttentionCount(), attention.attend
+    attention.attend = count
+    try:
+        with FlopCounterMode(display=False) as counter:
+            step()
+    finally:
+        attention.attend = real
+    return counter.get_total_flops() + count.operations
+
+
+def measure_training(config: ModelConfig, residues: int, frames: int, device: str, seconds: float) -> dict[str, Any]:
+    """Optimiser steps on one window."""
+    from openmm_starmd.training.objective import objective, recipe_objective
+
+    settings = recipe_objective("mini" if config.anchored else "paper")
+    network = Network(config).to(device).train()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    batch = made_up_window(made_up_protein(residues), frames, config.stride_default).to(device)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
+            total, _ = objective(network, batch, settings)
+        total.backward()
+        optimizer.step()
+
+    flops = operations(step)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    spent = timed(step, device, seconds)
+    return {
+        "frames": frames,
+        "tokens_per_second": residues * frames / spent,
+        "steps_per_second": 1 / spent,
+        "seconds_per_step": spent,
+        "flops_per_step": flops,
+        "flops_per_second": flops / spent,
+    }
+
+
+def measure_rollout(
+    config: ModelConfig, residues: int, history: int, steps: int, device: str, seconds: float
+) -> dict[str, Any]:
+    """Frames drawn against a full history, with `steps` denoising steps."""
+    from openmm_starmd.rollout import Rollout
+    from openmm_starmd.sampling import SamplerSettings
+
+    features = made_up_protein(residues)
+    start = backbone_from_rigids(features.reference)[None].double()
+    settings = SamplerSettings(config.sampler, steps, config.tau_end, config.context_tau, history + 1)
+    rollout = Rollout(
+        Network(config), features, start, stride=config.stride_default, seeds=[0], device=device, settings=settings
+    )
+    # frame 0 and the contiguous ones after it: the history is full, and stays so for the frames timed
+    wobble = np.random.default_rng(0).normal(size=(history, *start.shape)) * 0.01
+    stored = {0: start} | {n: start + torch.from_numpy(wobble[n - 1]) for n in range(1, history)}
+
+    def fresh() -> None:
+        rollout.restore(stored, history - 1, 0)
+
+    fresh()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    spent: list[float] = []
+
+    def draw() -> None:
+        begin = time.perf_counter()
+        rollout.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        spent.append(time.perf_counter() - begin)
+        fresh()
+
+    timed(draw, device, seconds)
+    frame = float(np.median(spent[1:]))
+    per_step = frame / (steps + 1)  # and one call that appends the frame to the history
+    return {
+        "history": history,
+        "steps_timed": steps,
+        "seconds_per_denoising_step": per_step,
+        "seconds_per_frame": frame if steps == config.steps else per_step * (config.steps + 1),
+        "steps": config.steps,
+    }
+
+
+def one(arguments: argparse.Namespace) -> dict[str, Any]:
+    """One measurement, in this process."""
+    torch.manual_seed(0)
+    torch.set_num_threads(arguments.threads)
+    device, residues = arguments.devices[0], arguments.residues[0]
+    if device == "cpu":
+        limit = int(arguments.memory * 1024**3)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    config = preset(arguments.presets[0])
+    if arguments.one == "training":
+        figures = measure_training(config, residues, arguments.frames, device, arguments.seconds)
+    else:
+        steps = config.steps if device == "cuda" else min(config.steps, 4)
+        figures = measure_rollout(config, residues, arguments.history, steps, device, arguments.seconds)
+    if device == "cuda":
+        peak = torch.cuda.max_memory_allocated() / 1024**2
+        figures |= {"gpu": torch.cuda.get_device_name()}
+    else:
+        scale = 1024**2 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+    return figures | {"peak_mib": peak}
+
+
+def attempt(kind: str, device: str, name: str, residues: int, frames: int, arguments: argparse.Namespace) -> dict:
+    """One measurement in a process of its own; ``{"skipped": reason}`` where it does not fit."""
+    command = [sys.executable, __file__, "--one", kind, "--devices", device, "--presets", name]
+    command += ["--residues", str(residues), "--frames", str(frames), "--history", str(arguments.history)]
+    command += ["--seconds", str(arguments.seconds), "--threads", str(arguments.threads)]
+    command += ["--memory", str(arguments.memory)]
+    try:
+        outcome = subprocess.run(command, capture_output=True, text=True, timeout=arguments.timeout, check=False)
+    except subprocess.TimeoutExpired:
+        return {"skipped": f"no repetition within {arguments.timeout:g} s"}
+    if outcome.returncode == DOES_NOT_FIT:
+        where = f"{arguments.memory:g} GiB" if device == "cpu" else "the GPU's memory"
+        return {"skipped": f"does not fit into {where}", "memory": True}
+    if outcome.returncode:
+        return {"skipped": (outcome.stderr.strip().splitlines() or ["died without a word"])[-1][:200]}
+    return json.loads(outcome.stdout.splitlines()[-1])
+
+
+def measure(device: str, name: str, residues: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Training, with fewer frames where the window does not fit, and rollout."""
+    frames = arguments.frames
+    training = attempt("training", device, name, residues, frames, arguments)
+    while training.get("memory") and frames > 2:
+        frames //= 2
+        training = attempt("training", device, name, residues, frames, arguments)
+    rollout = attempt("rollout", device, name, residues, frames, arguments)
+    row = {"device": device, "preset": name, "residues": residues, "training": training, "rollout": rollout}
+    print(json.dumps(row), file=sys.stderr, flush=True)
+    return row
+
+
+def peak_of(gpu: str) -> float | None:
+    """Dense bf16 peak of a GPU by its name, TFLOP/s."""
+    return next((peak for key, peak in PEAKS.items() if all(word in gpu for word in key.split())), None)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a table per device, reasons below it."""
+    parts = []
+    for device in dict.fromkeys(row["device"] for row in rows):
+        own = [row for row in rows if row["device"] == device]
+        gpu = next((row["training"]["gpu"] for row in own if "gpu" in row["training"]), None)
+        peak = peak_of(gpu) if gpu else None
+        heads = ["preset", "N", "L", "tokens/s", "steps/s", "s per step"]
+        heads += ["x smallest"] if device == "cpu" else []
+        heads += ["peak (MiB)", "TFLOP per step"] + (["share of bf16 peak"] if peak else [])
+        heads += ["ms per denoising step"] + (["x smallest"] if device == "cpu" else [])
+        heads += ["s per frame", "peak (MiB)"]
+        lines = [f"**{gpu or 'CPU, one process, float32'}**", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+        reasons: dict[str, list[str]] = {}
+        for row in own:
+            smallest = next(r for r in own if r["preset"] == row["preset"])
+            lines.append(f"| {' | '.join(_cells(row, smallest, device, peak))} |")
+            for kind in ("training", "rollout"):
+                if "skipped" in row[kind]:
+                    what = f"{row['preset']} N {row['residues']} {kind}"
+                    reasons.setdefault(row[kind]["skipped"], []).append(what)
+        lines += ["", *(f"- {', '.join(what)}: {reason}" for reason, what in reasons.items())]
+        parts.append("\n".join(lines).rstrip())
+    return "\n\n".join(parts)
+
+
+def _cells(row: dict[str, Any], smallest: dict[str, Any], device: str, peak: float | None) -> list[str]:
+    training, rollout = row["training"], row["rollout"]
+
+    def shown(figures: dict[str, Any], key: str, scale: float = 1.0) -> str:
+        return f"{scale * figures[key]:.3g}" if key in figures else "-"
+
+    def ratio(kind: str, per: Callable[[dict[str, Any]], float]) -> list[str]:
+        if device != "cpu":
+            return []
+        if "skipped" in row[kind] or "skipped" in smallest[kind]:
+            return ["-"]
+        return [f"{per(row[kind]) / per(smallest[kind]):.1f}"]
+
+    def whole(figures: dict[str, Any]) -> str:
+        return f"{figures['peak_mib']:.0f}" if "peak_mib" in figures else "-"
+
+    # a shorter window makes a shorter step: compare what a frame of the window costs
+    cells = [row["preset"], str(row["residues"]), str(training.get("frames", "-"))]
+    cells += [shown(training, key) for key in ("tokens_per_second", "steps_per_second", "seconds_per_step")]
+    cells += ratio("training", lambda f: f["seconds_per_step"] / f["frames"])
+    cells += [whole(training), shown(training, "flops_per_step", 1e-12)]
+    if peak:
+        cells.append(f"{training['flops_per_second'] / peak / 1e10:.1f} %" if "flops_per_second" in training else "-")
+    cells.append(shown(rollout, "seconds_per_denoising_step", 1000))
+    cells += ratio("rollout", lambda f: f["seconds_per_denoising_step"])
+    return [*cells, shown(rollout, "seconds_per_frame"), whole(rollout)]
+
+
+def write_block(path: Path, name: str, text: str) -> None:
+    """Put text between the markers ``results:name`` of a Markdown file; at its end where it has none."""
+    begin, end = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
+    content = path.read_text() if path.exists() else ""
+    block = f"{begin}\n\n{text.strip()}\n\n{end}"
+    if begin in content and end in content:
+        content = content[: content.index(begin)] + block + content[content.index(end) + len(end) :]
+    else:
+        content = f"{content.rstrip()}\n\n{block}\n".lstrip()
+    _write(path, content)
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".partial-{path.name}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def main() -> None:
+    """Measure, print Markdown, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", nargs="+", choices=["mini", "paper"], default=["mini", "paper"])
+    parser.add_argument("--residues", type=int, nargs="+", default=[64, 128, 256, 384])
+    parser.add_argument("--devices", nargs="+", choices=["cpu", "cuda"], help="cpu, and cuda where there is a GPU")
+    parser.add_argument("--frames", type=int, default=8, help="L of the training window")
+    parser.add_argument("--history", type=int, default=7, help="frames of history of the rollout")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for repetitions of one measurement")
+    parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one measurement, set-up and all")
+    parser.add_argument("--memory", type=float, default=16.0, help="GiB that a measurement on the CPU may take")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, default=RESULTS / "results" / "throughput.json")
+    parser.add_argument("--markdown", type=Path, help="file whose block results:throughput is to hold the table")
+    parser.add_argument("--one", choices=["training", "rollout"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    arguments.devices = arguments.devices or (["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
+    if arguments.one:
+        try:
+            print(json.dumps(one(arguments)))
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+                sys.exit(DOES_NOT_FIT)
+            raise
+        return
+    rows: list[dict[str, Any]] = []
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items() if k != "one"}
+    settings |= {"version": __version__, "torch": torch.__version__, "machine": platform.machine()}
+    for device in arguments.devices:
+        for name in arguments.presets:
+            for residues in arguments.residues:
+                rows.append(measure(device, name, residues, arguments))
+                # a long table survives being stopped
+                _write(arguments.json, json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
+    print(table(rows))
+    if arguments.markdown:
+        head = "## Throughput: `python benchmarks/throughput.py`\n\n"
+        write_block(arguments.markdown, "throughput", head + table(rows))
+
+
+if __name__ == "__main__":
+    main()
