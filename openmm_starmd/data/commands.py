@@ -52,9 +52,12 @@ def prepare(
         from openmm_starmd.data.resume import REJECTED_FILE
 
         settings = Settings(max_length=max_length, every=every, interval=interval)
-        outcome = preparing.prepare(
-            inputs, output, settings, split=split, only=only.value if only else None, workers=workers
-        )
+        chosen = only.value if only else None
+        try:
+            outcome = preparing.prepare(inputs, output, settings, split=split, only=chosen, workers=workers)
+        except KeyboardInterrupt:
+            typer.echo(f"stopped; the same command goes on with {output}", err=True)
+            raise typer.Exit(130) from None
         already = f", {outcome.present} there already" if outcome.present else ""
         unwanted = f", {outcome.unwanted} proteins outside the split" if outcome.unwanted else ""
         typer.echo(f"{output}: {outcome.converted} trajectories ({outcome.frames} frames){already}{unwanted}")

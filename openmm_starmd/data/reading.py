@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 
 import mdtraj
@@ -80,10 +81,11 @@ def _pieces(path: str, topology: mdtraj.Topology, chunk: int) -> Iterator[mdtraj
         try:
             piece = next(pieces, None)
         except Exception as error:
-            # readers raise whatever the damage happens to cause, and a wrong number of atoms is damage to most
-            reason = f"{type(error).__name__}: {error}"
-            hint = f" ({_MISFIT})" if "shape" in reason or "atoms" in reason else ""
-            raise ValueError(f"it cannot be read from frame {seen} on: {reason}{hint}") from error
+            # readers raise whatever the damage happens to cause; of a wrong number of atoms mdtraj tells the shapes
+            shapes = re.search(r"shape \(\w+, (\d+), 3\).*\(\d+, (\d+), 3\)", str(error))
+            if shapes:
+                raise ValueError(f"it has {shapes[2]} atoms and the topology {shapes[1]}: {_MISFIT}") from error
+            raise ValueError(f"it cannot be read from frame {seen} on: {type(error).__name__}: {error}") from error
         if piece is None:
             return
         seen += len(piece)
@@ -153,7 +155,9 @@ class Clock:
             if len(times) < 2:
                 raise ValueError("it has fewer than two frames")
             self._first = times[0]
-            self._source = _rounded((times[-1] - times[0]) / (len(times) - 1))
+            mean, median = (times[-1] - times[0]) / (len(times) - 1), float(np.median(np.diff(times)))
+            # the mean averages rounding out; where a gap spoils it, the median tells which frame is the odd one
+            self._source = _rounded(mean if abs(mean - median) <= _slack(mean, times[-1]) else median)
             if not np.isfinite(self._source) or self._source <= 0:
                 raise ValueError(
                     f"its times do not increase ({times[0]:g} ps, then {times[1]:g} ps): say with --interval how many "
@@ -172,8 +176,7 @@ class Clock:
         if self._given is not None:
             return
         gaps = np.diff(times)
-        slack = 0.01 * self._source + 4 * np.finfo(np.float32).eps * np.abs(times[1:])
-        uneven = np.flatnonzero(~(np.abs(gaps - self._source) <= slack))
+        uneven = np.flatnonzero(~(np.abs(gaps - self._source) <= _slack(self._source, times[1:])))
         if len(uneven):
             i = uneven[0]
             frame = self.seen + i + (self.seen == 0)
@@ -181,6 +184,11 @@ class Clock:
                 f"its frames are not evenly spaced: frame {frame} at {times[i + 1]:g} ps comes {gaps[i]:g} ps after "
                 f"the one before, others {self._source:g} ps; cut it there, or say with --interval what the spacing is"
             )
+
+
+def _slack(interval: float, times: np.ndarray | float) -> np.ndarray | float:
+    """By how much gaps between frames may differ: a hundredth, and the rounding of single-precision times, ps."""
+    return 0.01 * abs(interval) + 4 * np.finfo(np.float32).eps * np.abs(times)
 
 
 def _rounded(time: float) -> float:
