@@ -22,6 +22,7 @@ structure only, are what a learned model must beat (of the cutoffs listed, the o
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -276,7 +277,8 @@ def report(results: dict[str, dict[str, Any]], stride: float, arguments: argpars
     path = arguments.json or Path("benchmarks/results") / f"fidelity{kind}{at}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
-    settings |= {"stride": stride, "version": __version__}
+    digest = hashlib.sha256(load_weights(arguments.weights).path.read_bytes()).hexdigest()
+    settings |= {"stride": stride, "version": __version__, "weights_sha256": digest}
     content = {"settings": settings, "proteins": results, "means": summary, "criteria": lines}
     temporary = path.with_suffix(".partial")
     temporary.write_text(json.dumps(content, indent=1) + "\n")

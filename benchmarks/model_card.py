@@ -1,40 +1,58 @@
-"""Write MODEL_CARD.md of bundled weights from what was measured.
+"""Write MODEL_CARD.md of a weights directory from what was measured.
 
-    python benchmarks/model_card.py openmm_starmd/weights/starmd-mini-v1
+    python benchmarks/model_card.py openmm_starmd/weights/NAME
 
-Reads ``config.json``, ``training_data.json`` and ``model.safetensors`` there, and ``fidelity.json``,
-``fidelity-training.json`` and ``speed.json`` of ``--results``. Every figure of the card comes from those files.
+Reads ``config.json``, ``training_data.json`` and ``model.safetensors`` there, and of ``--results``: ``speed.json``,
+``fidelity.json`` and ``fidelity-*ps.json`` (a section per stride), ``fidelity-training*.json`` and ``ablation.json``
+where they are. Every figure of the card comes from those files.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fidelity import means, spans, table
+import criteria
+import side_chains
+from fidelity_tables import means, slope_table, spans, table
 
 from openmm_starmd.model.config import ModelConfig
 
+HERE = Path(__file__).parent
 
-def read(path: Path) -> dict:
+
+def read(path: Path) -> dict[str, Any]:
     """JSON of a file that a benchmark wrote."""
     if not path.exists():
         sys.exit(f"{path} is missing: run the benchmark that writes it first")
     return json.loads(path.read_text())
 
 
-def mean_line(results: dict) -> str:
+def measurements(results: Path, stem: str) -> list[dict[str, Any]]:
+    """What ``fidelity.py`` wrote under a name, one for each stride, by stride."""
+    found = [read(path) for path in results.glob(f"{stem}*.json") if path.stem == stem or path.stem.endswith("ps")]
+    return sorted(found, key=lambda content: stride_of(content))
+
+
+def stride_of(content: dict[str, Any]) -> float:
+    """Stride of what ``fidelity.py`` wrote, ps."""
+    return float(content["settings"]["stride"])
+
+
+def mean_line(results: dict[str, Any]) -> str:
     """One sentence over all proteins."""
     summary = means(results["proteins"])
     ceiling = summary["second_rmsf_correlation"]
     networks = ", ".join(f"{label} {value:.2f}" for label, value in summary["network_rmsf_correlation"].items())
-    compared = spans(results["proteins"], results["settings"]["stride"])
+    compared = spans(results["proteins"], stride_of(results))
     return (
         f"{compared}\n\nMean RMSF correlation: STAR-MD {summary['model_rmsf_correlation']:.2f}, second MD replica "
         f"{'-' if ceiling is None else format(ceiling, '.2f')}, {networks}. Worst single rollout: "
@@ -42,15 +60,31 @@ def mean_line(results: dict) -> str:
     )
 
 
-def describe(recipe: dict) -> str:
+def section(results: dict[str, Any], title: str) -> str:
+    """Everything measured at one stride."""
+    proteins = results["proteins"]
+    parts = [f"### {title}, {stride_of(results):g} ps", table(proteins, results["means"]["best_network"])]
+    parts += [mean_line(results), slope_table(proteins)]
+    beside = side_chains.table(proteins)
+    if beside:
+        parts += ["Side chains as the network draws them, beside MD's:", beside]
+    lines = [line for line in results.get("criteria", []) if line["passed"] is not None]
+    if lines and "training" not in title:
+        parts += ["What was demanded:", criteria.table(lines)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def describe(recipe: dict[str, Any]) -> str:
     """How the network was trained."""
     windows, objective, optimizer = recipe["windows"], recipe["objective"], recipe["optimizer"]
     weights = ", ".join(f"{name} {weight:g}" for name, weight in objective["weights"])
+    size = f"{windows['tokens']} residues x frames" if "tokens" in windows else f"{windows['residues']} residues"
+    batches = recipe.get("accumulate", 1)
     return (
         f"{recipe['steps']:,} steps of Adam (learning rate {optimizer['learning_rate']:g}, cosine to "
         f"{optimizer['final']:g} of it, gradients clipped at {optimizer['gradient_clip']:g}, averaged with decay "
-        f"{optimizer['ema']:g}), each on windows of up to {windows['length']} frames that hold about "
-        f"{windows['residues']} residues. Strides log-uniform in {windows['stride_min']:g} to "
+        f"{optimizer['ema']:g}), each on {f'{batches} batches of ' if batches > 1 else ''}windows of up to "
+        f"{windows['length']} frames, about {size} a batch. Strides log-uniform in {windows['stride_min']:g} to "
         f"{windows['stride_max']:g} ps, "
         f"{100 * windows['focus_probability']:.0f} % of them {windows['stride_focus']:g} ps. τ log-uniform from "
         f"{objective['tau_min']:g} ({100 * objective['log_uniform']:.0f} %), else uniform; contextual noise up to "
@@ -59,62 +93,118 @@ def describe(recipe: dict) -> str:
     )
 
 
-def main() -> None:
-    """Render the card."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--note", default="", help="sentences about the training that the recipe does not hold")
-    arguments = parser.parse_args()
-    folder = arguments.folder
+def check_weights(folder: Path, measured: list[dict[str, Any]]) -> None:
+    """Refuse figures of other weights than those in `folder`."""
+    own = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    for content in measured:
+        settings = content["settings"]
+        if settings.get("weights_sha256", own) != own:
+            sys.exit(
+                f"the figures at {settings['stride']:g} ps are of other weights ({settings['weights']}) than {folder}"
+            )
+
+
+def side_chains_note(config: ModelConfig, held_out: list[dict[str, Any]]) -> str:
+    """What to expect of side chains."""
+    measured = any(result.get("side_chains") for content in held_out for result in content["proteins"].values())
+    if config.torsions_trained:
+        return (
+            'Rotamers that must be right one by one: side chains are drawn (`atoms="heavy"` is the default) and agree '
+            "with MD as far as the tables below say."
+        )
+    known = "the tables below say how well" if measured else "they were not measured"
+    return f'Side chains: χ angles were trained along, {known}; `atoms="backbone"` is the default.'
+
+
+def ablation_text(path: Path) -> str:
+    """What the ablation concluded, or where to look."""
+    page = "`benchmarks/RESULTS.md` has what each change of data and training gave."
+    if not path.exists():
+        return page
+    content = read(path)
+    settings = content["settings"]
+    made = (
+        f"Networks trained for {settings['steps']} steps each, {settings['frames']} frames at {settings['stride']} ps:"
+    )
+    return "\n".join([made, "", *(f"- {line}" for line in content["conclusion"]), "", page])
+
+
+def render(folder: Path, results: Path, note: str = "") -> str:
+    """Text of the card."""
     config = ModelConfig.from_dict(json.loads((folder / "config.json").read_text()))
     listing = json.loads((folder / "training_data.json").read_text())
     proteins, recipe = listing["proteins"], listing["recipe"]
-    held_out, training = read(arguments.results / "fidelity.json"), read(arguments.results / "fidelity-training.json")
-    speed = read(arguments.results / "speed.json")
+    read(results / "fidelity.json")
+    held_out, training = measurements(results, "fidelity"), measurements(results, "fidelity-training")
+    held_out = [content for content in held_out if not content["settings"].get("training")]
+    check_weights(folder, [*held_out, *training])
+    speed = read(results / "speed.json")
     with safe_open(folder / "model.safetensors", "pt") as file:
         parameters = sum(file.get_tensor(key).numel() for key in file.keys())  # noqa: SIM118
     rows = [
-        " | ".join(
-            ["", p["name"], str(len(p["sequence"])), " + ".join(f"{x:g}" for x in p["picoseconds"]), p["sequence"], ""]
-        ).strip()
+        f"| {p['name']} | {len(p['sequence'])} | {len(p['picoseconds'])} | "
+        f"{' + '.join(f'{x:g}' for x in p['picoseconds'])} | {p['sequence']} |"
         for p in proteins
     ]
     ratios = sorted(speed["ratio"])
-    text = (
-        (Path(__file__).parent / "model_card.template.md")
+    designs = sum(p["name"].startswith("EEHEE") for p in proteins)
+    strides = " and ".join(f"{stride_of(content):g}" for content in held_out)
+    parent = recipe.get("start_from")
+    first = held_out[0]["settings"]
+    return (
+        (HERE / "model_card.template.md")
         .read_text()
         .format(
             name=config.name,
+            form="an anchored, low-noise STAR-MD network"
+            if config.anchored
+            else "a STAR-MD network in the paper's form",
             parameters=parameters,
             megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
+            origin=f"fine-tuned from {parent}" if parent else "trained from scratch",
             stride_min=config.stride_min,
             stride_max=config.stride_max,
             stride_default=config.stride_default,
             temperature=config.temperature,
             steps=config.steps,
+            max_context=config.max_context,
+            measured_strides=f"Measured at {strides} ps; other strides in that range were trained on, not measured.",
             longest=max(max(p["picoseconds"]) for p in proteins),
             max_length=config.max_length,
+            side_chains_note=side_chains_note(config, held_out),
             count=len(proteins),
+            replicas=sum(len(p["picoseconds"]) for p in proteins),
             total=sum(sum(p["picoseconds"]) for p in proteins) / 1000,
-            designs=sum(p["name"].startswith("EEHEE") for p in proteins),
-            held_out=", ".join(held_out["proteins"]),
-            recipe=f"{describe(recipe)} {arguments.note}".strip(),
+            designs=f"{designs} of them are de novo designs of one family (EEHEE, 43 residues). " if designs else "",
+            held_out=", ".join(held_out[0]["proteins"]),
+            recipe=f"{describe(recipe)} {note}".strip(),
             proteins="\n".join(rows),
-            stride=held_out["settings"]["stride"],
-            seeds=len(held_out["settings"]["seeds"]),
-            frames=held_out["settings"]["frames"],
-            fidelity=table(held_out["proteins"], held_out["means"]["best_network"]),
-            fidelity_means=mean_line(held_out),
-            training=table(training["proteins"], training["means"]["best_network"]) + "\n\n" + mean_line(training),
+            seeds=len(first["seeds"]),
+            frames=first["frames"],
+            held_out_sections="\n\n".join(section(content, "Held-out proteins") for content in held_out),
+            training_sections="\n\n".join(
+                section(content, "Proteins of the training set, against replicas not trained on")
+                for content in training
+            ),
+            ablation=ablation_text(results / "ablation.json"),
             speed=f"{speed['structure']} ({speed['residues']} residues, {speed['atoms']} atoms in the MD), "
             f"{speed['threads']} thread(s) on either side, {speed['machine']}: {ratios[len(ratios) // 2]:.0f} times "
             f"the ns/day of OpenMM's CPU platform ({ratios[0]:.0f} to {ratios[-1]:.0f} over {len(ratios)} rounds).",
         )
     )
-    temporary = folder / ".partial-MODEL_CARD.md"
+
+
+def main() -> None:
+    """Render the card."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--note", default="", help="sentences about the training that the recipe does not hold")
+    arguments = parser.parse_args()
+    text = render(arguments.folder, arguments.results, arguments.note)
+    temporary = arguments.folder / ".partial-MODEL_CARD.md"
     temporary.write_text(text)
-    os.replace(temporary, folder / "MODEL_CARD.md")
+    os.replace(temporary, arguments.folder / "MODEL_CARD.md")
 
 
 if __name__ == "__main__":
