@@ -186,35 +186,34 @@ class Segment:
         """All that is needed to be inside this segment again, for a checkpoint."""
         context = self.simulation.context
         facts = {
-            "system": self.model.digest,
-            "platform": context.getPlatform().getName(),
-            "openmm": mm.Platform.getOpenMMVersion(),
-            "steps": self.steps,
+            **self._conditions(),
             "first": self._first,
             "start": base64.b64encode(np.ascontiguousarray(self._start).tobytes()).decode(),
         }
         return json.dumps(facts).encode() + b"\n" + context.createCheckpoint()
 
+    def _conditions(self) -> dict[str, Any]:
+        """What a saved state can only be loaded under."""
+        return {
+            **self.model.digests,
+            "platform": self.simulation.context.getPlatform().getName(),
+            "openmm": mm.Platform.getOpenMMVersion(),
+            "steps": self.steps,
+        }
+
     def _resume(self, state: bytes) -> None:
         """Inverse of :meth:`state`."""
         head, checkpoint = state.split(b"\n", 1)
         facts = json.loads(head)
-        context = self.simulation.context
-        here = {
-            "system": self.model.digest,
-            "steps": self.steps,
-            "platform": context.getPlatform().getName(),
-            "openmm": mm.Platform.getOpenMMVersion(),
-        }
-        names = {"system": "System (force field, solvent, barostat)", "steps": "timestep"}
-        wrong = [f"{names.get(name, name)}" for name, value in here.items() if facts[name] != value]
+        names = {"system": "System (force field, solvent, barostat)", "steps": "timestep", "openmm": "OpenMM version"}
+        wrong = [names.get(name, name) for name, value in self._conditions().items() if facts[name] != value]
         if wrong:
             raise ValueError(
                 f"the checkpoint was saved inside a classical segment with another {', another '.join(wrong)}. Call "
                 "classical() with the settings of that segment, or simulation.leaveSegment() to go on with learned "
                 "frames"
             )
-        context.loadCheckpoint(checkpoint)
+        self.simulation.context.loadCheckpoint(checkpoint)
         self._first = facts["first"]
         self._start = np.frombuffer(base64.b64decode(facts["start"]), dtype=np.float64).reshape(-1, 3, 3)
 

@@ -7,6 +7,7 @@ import os
 import secrets
 import warnings
 from typing import IO, TYPE_CHECKING, Any, NoReturn
+from xml.parsers import expat
 
 import numpy as np
 import openmm as mm
@@ -270,8 +271,11 @@ class StarMDSimulation(Hybrid):
             A ValueError is raised, and nothing changes, if it is foreign, as for loadCheckpoint().
         """
         try:
-            state = mm.XmlSerializer.deserialize(checkpoint.read(file).decode())
-        except (mm.OpenMMException, UnicodeDecodeError, ValueError) as error:
+            xml = checkpoint.read(file)
+            # OpenMM's own parser may read beyond the end of a truncated file
+            expat.ParserCreate().Parse(xml, True)
+            state = mm.XmlSerializer.deserialize(xml.decode())
+        except (mm.OpenMMException, expat.ExpatError, UnicodeDecodeError, ValueError) as error:
             raise ValueError(f"not an XML state of OpenMM: {error}") from error
         if not isinstance(state, mm.State):
             raise ValueError(f"the XML holds a {type(state).__name__}, not a State")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from openmm import app, unit
 
-from openmm_starmd.checkpoint import MAGIC
+from openmm_starmd.checkpoint import MAGIC, unpack
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import Weights
@@ -277,3 +277,136 @@ def test_damaged_files_are_refused(tmp_path):
     assert np.array_equal(positions_of(simulation), before)
     assert simulation.currentStep == 6
     assert np.array_equal(trajectory(simulation, 4), trajectory(make_simulation(helix()), 10)[6:])
+
+
+FORCEFIELD = app.ForceField("amber14-all.xml")
+REFERENCE = {"forcefield": FORCEFIELD, "platform": "Reference", "minimize": 3, "equilibrate": 0.01}
+
+
+def hybrid(seed=3):
+    """Strides of ten time steps."""
+    weights = fake_weights(stride_min=0.01, stride_default=1.0)
+    return make_simulation(helix(4), "heavy", seed=seed, weights=weights, stride=0.04)
+
+
+def schedule(simulation, memory, save=None):
+    """Learned frames, a segment of four strides, learned frames, another segment; `save` is called at every turn."""
+    save = save or (lambda: None)
+    simulation.reporters.append(memory)
+    simulation.step(2)
+    for _ in range(2):
+        save()
+        with simulation.classical(**REFERENCE) as md:
+            save()
+            simulation.step(1)
+            save()
+            md.step(16)
+            save()
+            simulation.step(2)
+            save()
+        save()
+        simulation.step(2)
+    simulation.reporters.remove(memory)
+
+
+def test_split_inside_a_segment_equals_unbroken():
+    """Before a segment, on entry, at a whole frame, in the middle of a stride, at the end: bit by bit on Reference."""
+    unbroken, files = Memory(), []
+
+    def save():
+        files.append(io.BytesIO())
+        simulation.saveCheckpoint(files[-1])
+
+    simulation = hybrid()
+    schedule(simulation, unbroken, save)
+    assert len(unbroken.frames) == 14 and len(files) == 12
+    inner = {1: 0, 2: 10, 3: 26, 4: 40}  # time steps into the segment, by the place of its file
+    fresh = hybrid(seed=99)
+    for place, file in enumerate(files):
+        file.seek(0)
+        fresh.loadCheckpoint(file)
+        memory = Memory()
+        fresh.reporters.append(memory)
+        done, (number, turn) = fresh.currentStep, divmod(place, 6)
+        if turn < 5:
+            with fresh.classical(**REFERENCE) as md:
+                begun = inner.get(turn, 0)
+                assert md.currentStep == 10 * (2 + 6 * number) + begun
+                md.step(40 - begun)
+        fresh.step(2)
+        if number == 0 and turn in (0, 3, 5):
+            with fresh.classical(**REFERENCE):
+                fresh.step(4)
+            fresh.step(2)
+        fresh.reporters.clear()
+        assert np.array_equal(memory.frames, unbroken.frames[done : done + len(memory.frames)]), place
+        assert fresh.currentStep in (8, 14)
+
+
+def test_after_loading_a_segment():
+    """Nothing but going on in it, or saying that it is over; and another model is refused."""
+    simulation = hybrid()
+    simulation.step(2)
+    inside = io.BytesIO()
+    with simulation.classical(**REFERENCE) as md:
+        simulation.step(1)
+        md.step(3)
+        simulation.saveCheckpoint(inside)
+        with pytest.raises(ValueError, match="saveCheckpoint"):
+            simulation.saveState(io.StringIO())
+        frames = trajectory(simulation, 2)
+
+    fresh = hybrid()
+    inside.seek(0)
+    fresh.loadCheckpoint(inside)
+    with pytest.raises(ValueError, match="leaveSegment"):
+        fresh.step(1)
+    with pytest.raises(ValueError, match="saveCheckpoint"):
+        fresh.saveState(io.StringIO())
+    others = {
+        "integrator": {"friction": 2.0},
+        "System": {"hydrogen_mass": 2.0},
+        "integrator, another timestep": {"timestep": 0.002},
+    }
+    for what, options in others.items():
+        with pytest.raises(ValueError, match=f"another {what}"), fresh.classical(**REFERENCE | options):
+            pass
+    again = io.BytesIO()
+    fresh.saveCheckpoint(again)
+    assert unpack(again.getvalue())[1] == unpack(inside.getvalue())[1] is not None
+    with fresh.classical(**REFERENCE):
+        assert np.array_equal(trajectory(fresh, 2), frames)
+
+    gone = []
+    for drop in (lambda one: one.leaveSegment(), lambda one: one.context.setPositions(positions_of(one))):
+        inside.seek(0)
+        fresh.loadCheckpoint(inside)
+        drop(fresh)
+        fresh.step(2)
+        assert fresh.currentStep == 5
+        gone.append(positions_of(fresh))
+    assert not np.array_equal(*gone), "new positions start a new history; leaving keeps the segment's"
+
+
+def test_checkpoint_reporter_inside_a_segment(tmp_path):
+    simulation = hybrid()
+    simulation.reporters.append(app.CheckpointReporter(str(tmp_path / "run"), 3))
+    simulation.step(1)
+    with simulation.classical(**REFERENCE):
+        frames = trajectory(simulation, 4)
+    fresh = hybrid()
+    fresh.loadCheckpoint(tmp_path / "run")
+    assert fresh.currentStep == 3
+    with fresh.classical(**REFERENCE):
+        assert np.array_equal(trajectory(fresh, 2), frames[2:])
+
+
+def test_a_damaged_segment_is_refused():
+    simulation, file = hybrid(), io.BytesIO()
+    with simulation.classical(**REFERENCE):
+        simulation.saveCheckpoint(file)
+    data = file.getvalue()
+    for bad in (data[:-1], data[:60], data[:-9] + b"X" + data[-8:]):
+        with pytest.raises(ValueError, match="damaged"):
+            simulation.loadCheckpoint(io.BytesIO(bad))
+    simulation.step(1)
