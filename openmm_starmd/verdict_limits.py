@@ -55,7 +55,13 @@ class Limits:
                 f"after minimisation the energy is {excess:.1f} kJ/mol per residue above the start's",
                 (verdict.force_residue,),
             ),
-            ("moved", verdict.moved, self.moved, f"minimisation moved the backbone by {10 * verdict.moved:.2f} Å", moved),
+            (
+                "moved",
+                verdict.moved,
+                self.moved,
+                f"minimisation moved the backbone by {10 * verdict.moved:.2f} Å",
+                moved,
+            ),
             (
                 "force",
                 verdict.force,
@@ -65,7 +71,9 @@ class Limits:
             ),
         ):
             if value > limits[0]:
-                found.append(Finding(kind, value > limits[1], f"{says} (limit {_shown(kind, limits[0])})", tuple(residues)))
+                found.append(
+                    Finding(kind, value > limits[1], f"{says} (limit {_shown(kind, limits[0])})", tuple(residues))
+                )
         return found
 
     def dynamics_findings(self, verdict: Verdict, moved: Sequence[str]) -> list[Finding]:

@@ -164,7 +164,10 @@ class Verdict:
             ("  expected", f"{_number(10 * self.spread)} Å ({self.spread_from})"),
             ("temperature", f"{_number(self.temperature, 0)} K (thermostat {self.temperature_set:g} K)"),
             ("contacts kept", f"{_number(100 * self.contacts, 0)} % of the frame's"),
-            ("from the start", f"{_number(10 * self.rmsd_start)} Å, {_number(100 * self.contacts_start, 0)} % contacts"),
+            (
+                "from the start",
+                f"{_number(10 * self.rmsd_start)} Å, {_number(100 * self.contacts_start, 0)} % contacts",
+            ),
             ("fold held", "yes" if self.fold_held else "no"),
         ]
         wide = max(len(name) for name, _ in rows)

@@ -180,7 +180,9 @@ class Inspector:
     def _bond_table(self, start: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Bonded pairs [bonds, 2] and their lengths [bonds]: standard where there is one, else the start's own."""
         judged, ideal = self._judged, _ideal_lengths()
-        known = {tuple(sorted(pair)): length for pair, length in zip(judged.bonds.tolist(), judged.lengths, strict=True)}
+        known = {
+            tuple(sorted(pair)): length for pair, length in zip(judged.bonds.tolist(), judged.lengths, strict=True)
+        }
         for first, second in self._topology.bonds:
             pair = tuple(sorted((first.index, second.index)))
             own = float(np.linalg.norm(start[pair[0]] - start[pair[1]]))
@@ -254,7 +256,9 @@ class Inspector:
         """Defect between two atoms, named once where both belong to one residue."""
         residues = tuple(int(self._owner[atom]) for atom in (first, second))
         if residues[0] == residues[1]:
-            return Defect(kind, residues[:1], (f"{self._names[first]}-{self._names[second]}",), float(value), bool(grave))
+            return Defect(
+                kind, residues[:1], (f"{self._names[first]}-{self._names[second]}",), float(value), bool(grave)
+            )
         return Defect(kind, residues, (self._names[first], self._names[second]), float(value), bool(grave))
 
 
