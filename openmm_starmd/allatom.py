@@ -169,6 +169,21 @@ class AllAtomModel:
         placed = self._map.with_geometry(positions[..., self.heavy, :]).place(backbone)
         return self._ride(placed, positions, self._measure_arms(positions))
 
+    def dress(self, heavy: np.ndarray) -> np.ndarray:
+        """Hydrogens, and whatever else rides on heavy atoms, added to frames that have those.
+
+        Parameters
+        ----------
+        heavy : np.ndarray [..., heavy atoms, 3]
+            Atoms of ``protein.frame_topology("heavy")``, nm; they come back to the bit.
+
+        Returns
+        -------
+        np.ndarray [..., atoms, 3]
+            nm.
+        """
+        return self._ride(heavy, self.positions, self._arms)
+
     def measure(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Backbones and torsions of positions.
 

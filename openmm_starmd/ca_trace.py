@@ -88,7 +88,7 @@ def backbone_from_trace(trace: np.ndarray, reference: np.ndarray, bonded: np.nda
     """
     turns = _turns(trace, reference, bonded)
     made = reference - reference[:, 1:2] + trace[..., None, :]
-    for i in np.flatnonzero(bonded):
+    for i in np.flatnonzero(bonded).tolist():
         own = _plane(reference[:, 1], i, bonded, reference[i, 2] - reference[i, 1])
         angle = _angle(own, reference[i, 2] - reference[i, 1])
         local = np.stack([reference[i, 2] - reference[i, 1], reference[i + 1, 0] - reference[i + 1, 1]])
@@ -140,7 +140,7 @@ def peptide_turn(trace: np.ndarray, carbon: np.ndarray, i: int, bonded: np.ndarr
 def _turns(trace: np.ndarray, reference: np.ndarray, bonded: np.ndarray) -> dict[int, np.ndarray]:
     """Turn of each bonded peptide, [...] each."""
     turns = {}
-    for i in np.flatnonzero(bonded):
+    for i in np.flatnonzero(bonded).tolist():
         before, behind = _neighbours(i, bonded)
         own = peptide_turn(reference[:, 1], reference[i, 2], i, bonded)
         if not before and not behind:

@@ -214,5 +214,9 @@ from openmm_starmd.data.commands import prepare  # noqa: E402
 
 app.command()(prepare)
 
+from openmm_starmd.backmap_command import backmap  # noqa: E402
+
+app.command()(backmap)
+
 if __name__ == "__main__":
     sys.exit(app())

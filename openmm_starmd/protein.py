@@ -190,16 +190,17 @@ class Protein:
         backbone = self._frames("backbone", backbone, (3, 3))
         if torsions is not None:
             torsions = self._frames("torsions", torsions, (7,) if np.shape(torsions)[-1:] == (7,) else (5,))
-        mapping = self.backmap(atoms, geometry)
-        return backbone[..., 1, :].copy() if mapping is None else mapping.place(backbone, torsions)
-
-    def backmap(self, atoms: str, geometry: str = "input") -> BackMap | None:
-        """What places the atoms of :meth:`frame_topology`; None for "ca", where there is nothing to place."""
         _check_atoms(atoms)
+        if atoms == "ca":
+            return backbone[..., 1, :].copy()
+        return self.backmap(atoms, geometry).place(backbone, torsions)
+
+    def backmap(self, atoms: str, geometry: str = "input") -> BackMap:
+        """What places and measures the atoms of :meth:`frame_topology`, "backbone" or "heavy"."""
+        if atoms not in ATOMS[1:]:
+            raise ValueError(f"atoms must be one of {', '.join(ATOMS[1:])}, not {atoms!r}")
         if geometry not in GEOMETRIES:
             raise ValueError(f"geometry must be one of {', '.join(GEOMETRIES)}, not {geometry!r}")
-        if atoms == "ca":
-            return None
         if geometry == "ideal":
             return self._ideal_backbone_map if atoms == "backbone" else self._ideal_heavy_map
         return self._maps(atoms)

@@ -40,8 +40,6 @@ def set_torsions(
     if torsions.shape[-2:] != (protein.length, 7) or torsions.ndim > 3:
         raise ValueError(f"torsions must have the shape ({protein.length}, 7), or that per frame, not {torsions.shape}")
     mapping = protein.backmap("backbone")
-    if mapping is None:
-        raise ValueError("backbones have no torsions to set")
     start = protein.backbone if backbone is None else np.asarray(backbone, dtype=np.float64)
     now = mapping.measure(mapping.place(start))
     change = np.nan_to_num(torsions[..., :3] - now[..., :3])
