@@ -93,11 +93,9 @@ def _from_checkpoint(path: Path) -> tuple[Network, ModelConfig, Path]:
     try:
         # refuses all but tensors and plain types: a pickle from elsewhere must not run code
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        state = content["state_dict"]
+        averaged = _averaged(content)
     except Exception as error:
         raise ValueError(f"{path} cannot be read as a checkpoint of openmm_starmd: {error}") from error
-    prefix = "averaged."
-    averaged = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if not averaged:
         raise ValueError(f"{path} holds no averaged network: it is not a checkpoint of openmm-starmd train")
     network = Network(config)
@@ -106,6 +104,16 @@ def _from_checkpoint(path: Path) -> tuple[Network, ModelConfig, Path]:
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit its run's configuration: {error}") from error
     return network, config, folder
+
+
+def _averaged(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """State of the averaged network in a checkpoint; empty if it holds none."""
+    if "starmd" in content:
+        state, prefix = content["starmd"]["average"], "network."
+    else:
+        # runs of version 0.1.0 kept the average as a module of its own
+        state, prefix = content["state_dict"], "averaged."
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def skeleton(facts: Inspection, listing: dict[str, Any] | None) -> str:

@@ -66,9 +66,9 @@ class Inspection:
             "form": form,
             "parameters": f"{self.parameters:,}",
             "widths": f"singles {c.c_s}, pairs {c.c_z}",
-            "blocks": f"{c.blocks}, each 1 IPA ({c.ipa_heads} heads) + {c.attention_layers} space-time attention "
-            f"({c.attention_heads} heads, {c.attention_hidden} wide)",
-            "conditioner": f"{c.conditioner_layers} layers, singles {c.conditioner_s}, pairs {c.conditioner_z}",
+            "blocks": f"{c.blocks}, each 1 IPA ({c.ipa_heads} heads) + {c.attention_layers} {c.attention} space-time "
+            f"attention ({c.attention_heads} heads, {c.attention_hidden} wide)",
+            "conditioner": _conditioner(c),
             "strides": f"{c.stride_min:g} to {c.stride_max:g} ps, {c.stride_default:g} ps by default",
             "sampler": f"{c.sampler}, {c.steps} steps, down to τ {c.tau_end:g}",
             "history": f"{c.max_context} frames, contextual noise up to τ {c.context_tau:g}",
@@ -80,6 +80,13 @@ class Inspection:
         }
         width = max(map(len, facts))
         return [f"{key:{width}}  {value}" for key, value in facts.items()]
+
+
+def _conditioner(config: ModelConfig) -> str:
+    widths = f"singles {config.conditioner_s}, pairs {config.conditioner_z}"
+    if config.conditioner == "openfold":
+        return f"OpenFold's features, which the user hands over; {widths}"
+    return f"geometry of a reference structure, {config.conditioner_layers} layers; {widths}"
 
 
 @dataclass(frozen=True)
@@ -207,6 +214,9 @@ def _check_files(path: Path) -> Iterator[Check]:
 
 def _check_rollout(loaded: Weights, frames: int) -> Iterator[Check]:
     """A forward pass and a few frames of villin."""
+    if loaded.config.conditioner == "openfold":
+        yield Check("rollout", None, "not tried: these weights need OpenFold's features of the protein")
+        return
     import openmm.app
 
     from openmm_starmd.analysis.validity import judge

@@ -1,4 +1,4 @@
-"""The tables of the benchmarks, on made-up results."""
+"""The benchmarks: their statistics and tables on made-up results, their drawing and training on small ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import mdtraj
 import numpy as np
 import pytest
 
@@ -100,3 +101,464 @@ def test_equal_wall_clock(coverage, tmp_path):
     assert "NOT" in coverage.wall_clock(arguments)[1]
     arguments.ratio = 4.0
     assert coverage.wall_clock(arguments)[0] == 4.0
+
+
+def load(monkeypatch, name: str):
+    """A module of benchmarks/, which import each other as scripts do."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module(name)
+
+
+def autoregressive(rng: np.random.Generator, runs: int, count: int, time: float) -> np.ndarray:
+    """Series [runs, count] of unit variance with an exponential correlation time."""
+    keep = np.exp(-1 / time)
+    values = rng.normal(size=(runs, count))
+    for i in range(1, count):
+        values[:, i] = keep * values[:, i - 1] + np.sqrt(1 - keep**2) * values[:, i]
+    return values
+
+
+def test_slope_of_a_line(monkeypatch):
+    slope = load(monkeypatch, "stationarity").slope
+    found = slope(2.0 + 0.5 * np.arange(50), interval=0.1)
+    assert found.value == pytest.approx(5.0) and found.error == pytest.approx(0.0, abs=1e-9) and not found.flat
+    # ordinary least squares where values are independent
+    y = np.random.default_rng(1).normal(size=2000)
+    t = np.arange(2000)
+    fitted, covariance = np.polyfit(t, y, 1, cov=True)
+    found = slope(y)
+    assert found.value == pytest.approx(fitted[0]) and found.error == pytest.approx(np.sqrt(covariance[0, 0]), rel=0.15)
+
+
+def test_slope_knows_of_correlation(monkeypatch):
+    stationarity = load(monkeypatch, "stationarity")
+    rng = np.random.default_rng(0)
+    series = autoregressive(rng, 300, 1000, 10.0)
+    found = [stationarity.slope(y) for y in series]
+    spread = np.std([s.value for s in found])
+    assert np.mean([s.error for s in found]) == pytest.approx(spread, rel=0.15)
+    assert np.mean([not s.flat for s in found]) < 0.12
+    # taking the values for independent would have it wrong: the error is 4 times that
+    t = np.arange(1000) - 499.5
+    assert np.mean([s.error for s in found]) > 3 / np.sqrt((t**2).sum())
+    # a drift of two standard deviations over the run is seen
+    drift = series + 2 * np.arange(1000) / 1000
+    assert np.mean([stationarity.slope(y).flat for y in drift]) < 0.05
+    # three runs together: mean, and the error of a mean
+    three = stationarity.pooled(found[:3])
+    assert three.value == pytest.approx(np.mean([s.value for s in found[:3]]))
+    assert three.error == pytest.approx(np.sqrt(sum(s.error**2 for s in found[:3])) / 3)
+
+
+def test_too_few_independent_values_make_no_verdict(monkeypatch):
+    slope = load(monkeypatch, "stationarity").slope
+    found = slope(np.sin(np.arange(200) / 100))
+    assert np.isnan(found.error) and not found.flat
+    with pytest.raises(ValueError, match="at least three"):
+        slope(np.array([1.0, 2.0]))
+
+
+def protein_figures(**changes) -> dict:
+    """What fidelity.measure gives, of a protein that passes everything."""
+    model = {"valid": 1.0, "rmsf_correlation": 0.9, "rmsf_amplitude": 1.0, "lag_ratios": [1.0, 1.0], "lag_ratio": 1.0}
+    model |= {"rmsd_to_start": 0.15, "rg": 1.0}
+    slopes = {key: {"value": 0.001, "error": 0.001, "independent": 50.0, "seeds": []} for key in ("rmsd", "rg")}
+    side = {"ramachandran": 0.01, "rotamer": 0.05, "within_limits": 0.9, "chi1_distance": 0.1, "chi1_alike": 0.8}
+    side |= {"chi1_same": 0.9, "chi1_error": 5.0, "chi1_jumps": 0.01}
+    result = {
+        "residues": 20,
+        "frames": 100,
+        "lags": [1, 20],
+        "lag_ps": [10.0, 200.0],
+        "reference": {"valid": 1.0, "rmsd_to_start": [0.15, 0.02], "rmsd_block_sd": 0.01, "rg": [1.0, 0.01]},
+        "model": model | {"seeds": [dict(model), dict(model)]},
+        "second": {**model, "rmsf_correlation": 0.95},
+        "networks": {"GNM 7 Å": 0.7, "ANM 13 Å": 0.6},
+        "frozen": {"valid": 1.0, "rmsd_to_start": 0.0, "rg": 1.0},
+        "slopes": {"frames": 2000, **slopes},
+        "side_chains": {"residues": 15, **{kind: dict(side) for kind in ("model", "second", "frozen", "reference")}},
+    }
+    for path, value in changes.items():
+        place = result
+        *outer, last = path.split("__")
+        for part in outer:
+            place = place[part]
+        place[last] = value
+    return result
+
+
+def verdicts(monkeypatch, **changes) -> dict[str, bool | None]:
+    criteria, tables = load(monkeypatch, "criteria"), load(monkeypatch, "fidelity_tables")
+    results = {"good": protein_figures(), "changed": protein_figures(**changes)}
+    lines = criteria.judge(results, tables.means(results), 200)
+    text = criteria.table(lines)
+    assert len(text.splitlines()) == len(lines) + 2
+    assert text.count("**FAIL**") == sum(line["passed"] is False for line in lines)
+    return {line["line"]: line["passed"] for line in lines}
+
+
+def test_everything_passes_when_everything_is_right(monkeypatch):
+    found = verdicts(monkeypatch)
+    assert len(found) == 11 and set(found.values()) == {True}
+
+
+@pytest.mark.parametrize(
+    ("change", "value", "failing"),
+    [
+        ("model__valid", 0.975, {"valid over 200 frames, mean"}),
+        ("model__valid", 0.96, {"valid over 200 frames, mean", "valid, worst protein"}),
+        ("model__rmsf_correlation", 0.7, {"mean RMSF r beside the second replica's"}),
+        ("networks__GNM 7 Å", 1.2, {"mean RMSF r beside the better elastic network's"}),
+        ("model__rmsf_amplitude", 0.69, {"RMSF amplitude, every protein"}),
+        ("model__rmsf_amplitude", 1.31, {"RMSF amplitude, every protein"}),
+        ("model__lag_ratios", [1.0, 0.69], {"RMSD against lag, every protein"}),
+        ("model__rmsd_to_start", 0.181, {"RMSD to start, every protein"}),
+        ("slopes__rmsd__value", -0.0021, {"slope of RMSD to start over the second half of 2000 frames"}),
+        ("slopes__rg__error", float("nan"), {"slope of Rg over the second half of 2000 frames"}),
+        ("side_chains__model__rotamer", 0.1, {"side chains: rotamer outliers"}),
+        ("side_chains__model__chi1_alike", 0.5, {"side chains: χ1 populations alike (< 0.25)"}),
+    ],
+)
+def test_each_line_fails_for_its_own_reason(monkeypatch, change, value, failing):
+    found = verdicts(monkeypatch, **{change: value})
+    assert {name for name, passed in found.items() if not passed} == failing
+
+
+def test_what_was_not_measured_is_no_pass(monkeypatch):
+    found = verdicts(monkeypatch, slopes=None, model__lag_ratios=[], lag_ps=[])
+    assert [passed for name, passed in found.items() if name.startswith("slope")] == [None, None]
+    found = verdicts(monkeypatch, second=None)
+    assert found["mean RMSF r beside the second replica's"] is True  # the other protein has one
+
+
+def test_side_chain_agreement(monkeypatch):
+    side_chains = load(monkeypatch, "side_chains")
+    # residue 0: always gauche+; 1: half trans, half gauche-; 2: as 0, but in the other run trans
+    reference = np.array([[60.0, 180.0, 60.0]] * 2 + [[60.0, 300.0, 60.0]] * 2)
+    run = np.array([[70.0, 170.0, 180.0]] * 4)
+    assert side_chains.populations(reference).tolist() == [[1, 0, 0], [0, 0.5, 0.5], [1, 0, 0]]
+    found = side_chains.agreement(run, reference)
+    assert found["chi1_distance"] == pytest.approx((0 + 0.5 + 1) / 3)
+    assert found["chi1_alike"] == pytest.approx(1 / 3)
+    assert found["chi1_same"] == pytest.approx(2 / 3)
+    assert found["chi1_error"] == pytest.approx(10.0)
+    assert found["chi1_jumps"] == 0 and side_chains.agreement(reference, reference)["chi1_jumps"] == pytest.approx(
+        1 / 9
+    )
+    same = side_chains.agreement(reference, reference)
+    assert same["chi1_distance"] == 0 and same["chi1_alike"] == 1 and same["chi1_error"] == pytest.approx(0)
+
+
+def test_side_chains_of_md(monkeypatch):
+    side_chains, drawing = load(monkeypatch, "side_chains"), load(monkeypatch, "drawing")
+    folder = BENCHMARKS / "data" / "1l2y_A"
+    first, second = (drawing.read_replica(folder, n, 10.0, atoms=True)[:20] for n in (1, 2))
+    residues, angles = side_chains.chi1(first)
+    names = [first.topology.residue(i).name for i in residues]
+    assert angles.shape == (20, len(residues)) and not {"GLY", "ALA", "PRO"} & set(names) and len(names) == 13
+    _, radians = mdtraj.compute_chi1(first)
+    assert np.allclose(angles[:, 0], np.degrees(radians[:, 0]) % 360)
+    bonded = np.ones(19, dtype=bool)
+    found = side_chains.compare([first], first, second, first[0], bonded)
+    assert found["model"]["chi1_alike"] == 1 and found["model"]["chi1_distance"] == 0
+    assert 0 < found["second"]["chi1_distance"] < 1
+    text = side_chains.table({"trp-cage": {"side_chains": found}})
+    assert line(text, "**STAR-MD**")[0] == "trp-cage (13 χ1)" and line(text, "reference MD")[5:9] == ["-"] * 4
+    assert side_chains.table({"trp-cage": {"side_chains": None}}) == ""
+
+
+def test_lags_and_blocks(monkeypatch):
+    fidelity = load(monkeypatch, "fidelity")
+    assert fidelity.lags_of(10.0, 101) == [1, 2, 5, 10, 20]
+    assert fidelity.lags_of(10.0, 20) == [1, 2, 5, 10]
+    assert fidelity.lags_of(100.0, 11) == [1, 2]
+    assert fidelity.lags_of(20.0, 100) == [1, 5, 10]
+    mean, spread = fidelity.block_spread([np.arange(10.0), 10.0 + np.zeros(5)])
+    assert mean == pytest.approx((45 + 50) / 15)
+    assert spread == pytest.approx(np.std([0.5, 2.5, 4.5, 6.5, 8.5] + [10.0] * 5, ddof=1))
+
+
+def test_fidelity_of_md_that_plays_the_model(monkeypatch, tmp_path):
+    """Replica 1 drawn as the model: figures against both replicas, replicas of different lengths, both strides."""
+    fidelity, drawing = load(monkeypatch, "fidelity"), load(monkeypatch, "drawing")
+    name = "1l2y_A"
+    source, folder = BENCHMARKS / "data" / name, tmp_path / name
+    folder.mkdir()
+    (folder / f"{name}.pdb").write_bytes((source / f"{name}.pdb").read_bytes())
+    replicas = [mdtraj.load(str(source / f"{name}_prod_R{n}_fit.xtc"), top=str(source / f"{name}.pdb")) for n in (1, 2)]
+    replicas[0].save_xtc(str(folder / f"{name}_prod_R1_fit.xtc"))
+    replicas[1][:150].save_xtc(str(folder / f"{name}_prod_R2_fit.xtc"))
+    asked = []
+
+    def played(path, frames, seed, stride, settings):
+        asked.append((frames, seed, stride))
+        step = int(stride)
+        return replicas[0][step - 1 :: step][:frames]
+
+    monkeypatch.setattr(fidelity, "rollout", played)
+    arguments = argparse.Namespace(frames=15, slope=18, seeds=[0, 1], side_chains=True)
+    settings = drawing.Drawing("none")
+    result = fidelity.measure(folder, 1, 10.0, settings, arguments, both=True)
+    assert asked == [(18, 0, 10.0), (18, 1, 10.0)]
+    assert result["frames"] == 15 and result["lag_ps"] == [10, 20, 50, 100] and result["references"] == 2
+    # half of the references is the run itself
+    second = result["second"]["rmsf_correlation"]
+    assert result["model"]["rmsf_correlation"] == pytest.approx((1 + second) / 2)
+    assert result["side_chains"]["model"]["chi1_alike"] == 1
+    assert result["slopes"]["frames"] == 18 and len(result["slopes"]["rg"]["seeds"]) == 2
+    alone = fidelity.measure(folder, 1, 10.0, settings, arguments, both=False)
+    assert alone["model"]["rmsf_amplitude"] == pytest.approx(1) and alone["model"]["lag_ratio"] == pytest.approx(1)
+    # MD's own RMSD to start comes from all frames of the time compared, not from those at the stride
+    start = mdtraj.load(str(folder / f"{name}.pdb"))
+    alphas = start.topology.select("name CA")
+    every = fidelity.rmsd(replicas[0].xyz[:150, alphas], start.xyz[0, alphas])
+    assert alone["reference"]["rmsd_to_start"][0] == pytest.approx(every.mean(), abs=1e-6)
+    json.dumps(result, allow_nan=True)
+
+    # the whole command, at a stride of its own
+    command = ["fidelity.py", name, "--data", str(tmp_path), "--stride", "5", "--frames", "10", "--seeds", "0"]
+    monkeypatch.setattr("sys.argv", [*command, "--json", str(tmp_path / "out.json")])
+    fidelity.main()
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["settings"]["stride"] == 5 and len(written["settings"]["weights_sha256"]) == 64
+    verdicts = {item["line"]: item["passed"] for item in written["criteria"]}
+    assert verdicts["RMSF amplitude, every protein"] is True
+
+
+def test_rollouts_are_kept_and_taken_from_the_store(monkeypatch, tmp_path):
+    drawing = load(monkeypatch, "drawing")
+    from openmm_starmd.model.weights import DEFAULT_WEIGHTS
+
+    path = BENCHMARKS / "data" / "1l2y_A" / "1l2y_A.pdb"
+    settings = drawing.Drawing(DEFAULT_WEIGHTS, steps=2, heavy=True, store=tmp_path)
+    first = drawing.rollout(path, 3, 0, 10.0, settings)
+    assert first.n_frames == 3 and first.topology.n_atoms > 140 and first.time.tolist() == [10, 20, 30]
+    kept = list(tmp_path.glob("1l2y_A-10ps-seed0-*.npz"))
+    assert len(kept) == 1
+    monkeypatch.setattr(drawing.StarMDSimulation, "step", lambda *_: pytest.fail("drawn again"))
+    assert np.array_equal(drawing.rollout(path, 2, 0, 10.0, settings).xyz, first.xyz[:2])
+    # another seed, stride or number of steps is another rollout
+    for other in ((path, 2, 1, 10.0, settings), (path, 2, 0, 5.0, settings)):
+        with pytest.raises(pytest.fail.Exception, match="drawn again"):
+            drawing.rollout(*other)
+    with pytest.raises(ValueError, match="not a multiple"):
+        drawing.read_replica(path.parent, 1, 1.5)
+    assert drawing.read_replica(path.parent, 7, 1.0) is None
+
+
+def test_throughput_table(monkeypatch, tmp_path):
+    throughput = load(monkeypatch, "throughput")
+    training = {"frames": 8, "tokens_per_second": 1000.0, "steps_per_second": 2.0, "seconds_per_step": 0.5}
+    training |= {"flops_per_step": 2e12, "flops_per_second": 4e12, "peak_mib": 900.0}
+    rollout = {"seconds_per_denoising_step": 0.02, "seconds_per_frame": 0.42, "peak_mib": 500.0}
+    rows = [
+        {"device": "cpu", "preset": "mini", "residues": 64, "training": training, "rollout": rollout},
+        {
+            "device": "cpu",
+            "preset": "mini",
+            "residues": 128,
+            "training": training | {"frames": 4, "seconds_per_step": 1.0},
+            "rollout": {"skipped": "no repetition within 9 s"},
+        },
+        {
+            "device": "cuda",
+            "preset": "paper",
+            "residues": 64,
+            "training": training | {"gpu": "NVIDIA H100 80GB HBM3", "flops_per_second": 98.94e12},
+            "rollout": rollout,
+        },
+    ]
+    text = throughput.table(rows)
+    cpu = [cell.strip() for cell in text.splitlines()[5].strip("|").split("|")]
+    # half the frames in twice the time
+    assert cpu[:3] == ["mini", "128", "4"] and cpu[6] == "4.0" and cpu[-4:] == ["-", "-", "-", "-"]
+    assert "- mini N 128 rollout: no repetition within 9 s" in text
+    assert "H100" in text and "| 10.0 % |" in text and text.count("share of bf16 peak") == 1
+    assert throughput.peak_of("NVIDIA H100 PCIe") == 756.0 and throughput.peak_of("Voodoo 2") is None
+
+    page = tmp_path / "RESULTS.md"
+    page.write_text("# Results\n\nkept\n")
+    throughput.write_block(page, "throughput", "one")
+    throughput.write_block(page, "ablation", "two")
+    throughput.write_block(page, "throughput", "three")
+    text = page.read_text()
+    assert "kept" in text and "two" in text and "three" in text and "one" not in text
+
+
+def test_operations_of_attention_are_counted_by_what_sees_what(monkeypatch):
+    throughput = load(monkeypatch, "throughput")
+    import torch
+
+    from openmm_starmd.model.masks import block_causal_mask
+
+    count = throughput.AttentionCount()
+    tokens = torch.randn(1, 2, 12, 8, requires_grad=True)
+    mask = block_causal_mask(2, 4)  # clean 0, 1, noisy 1: 1 + 2 + 2 of 9 pairs of frames
+    count(tokens, tokens, tokens, mask)
+    assert count.operations == 12 * 2 * 5 * 16 * 8
+    # a layer of known size: y = x W forward, two products backward
+    weight = torch.randn(8, 16, requires_grad=True)
+    x = torch.randn(4, 8, requires_grad=True)
+    assert throughput.operations(lambda: (x @ weight).sum().backward()) == 3 * 2 * 4 * 8 * 16
+
+
+def test_throughput_measures_small_networks(monkeypatch):
+    throughput = load(monkeypatch, "throughput")
+    from dataclasses import replace
+
+    from openmm_starmd.model.config import preset
+
+    sizes = {"c_s": 16, "c_z": 8, "blocks": 2, "conditioner_layers": 1, "conditioner_s": 16, "conditioner_z": 8}
+    config = replace(preset("mini"), **sizes, steps=2)
+    short, long = (throughput.measure_training(config, 12, frames, "cpu", 0.0) for frames in (2, 4))
+    assert short["tokens_per_second"] == pytest.approx(24 * short["steps_per_second"])
+    # 7 frames with their noisy copies against 3
+    assert 1.5 < long["flops_per_step"] / short["flops_per_step"] < 3
+    rollout = throughput.measure_rollout(config, 12, 5, 2, "cpu", 0.0)
+    assert rollout["seconds_per_frame"] == pytest.approx(3 * rollout["seconds_per_denoising_step"])
+    arguments = argparse.Namespace(history=3, seconds=0.0, threads=1, memory=2.0, timeout=0.01)
+    assert "0.01 s" in throughput.attempt("training", "cpu", "mini", 16, 2, arguments)["skipped"]
+
+
+def test_ablation_of_made_up_rollouts(monkeypatch):
+    ablation = load(monkeypatch, "ablation")
+    assert ablation.blocks(np.array([True] * 100 + [False] * 50)) == [1.0, 0.0]
+
+    def variant(*shares: float) -> dict:
+        results = {
+            f"p{i}": [{"seed": s, "blocks": [share, share / 2], "valid": share, "first_invalid": 3} for s in (0, 1)]
+            for i, share in enumerate(shares)
+        }
+        return {"summary": ablation.summarise(results), "proteins": results, "loss": 1.5}
+
+    variants = {
+        "with-joint": variant(0.9, 0.8, 0.85),
+        "without-joint": variant(0.5, 0.42, 0.44),
+        "bare-joint": variant(0.9, 0.7, 0.95),
+        "with-separable": variant(0.9, 0.8, 0.88),
+    }
+    assert variants["with-joint"]["summary"]["valid"] == pytest.approx(0.85)
+    assert variants["with-joint"]["summary"]["error"] == pytest.approx(0.05 / np.sqrt(3))
+    gain, error = ablation.difference(variants["with-joint"]["proteins"], variants["without-joint"]["proteins"])
+    assert gain == pytest.approx(np.mean([0.4, 0.38, 0.41])) and error == pytest.approx(
+        np.std([0.4, 0.38, 0.41], ddof=1) / np.sqrt(3)
+    )
+    said = ablation.conclusion(variants)
+    assert "the paper's direction" in said[0] and "not to be told from zero" in said[1] and "separable" in said[2]
+    swapped = ablation.conclusion({"with-joint": variants["without-joint"], "without-joint": variants["with-joint"]})
+    assert "AGAINST" in swapped[0]
+    row = line(ablation.table(variants, 200), "without")
+    assert row[:5] == ["without", "joint", "45.3", "22.7", "45.3 ± 2.4"]
+
+
+def test_ablation_trains_and_goes_on(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("lightning")
+    ablation = load(monkeypatch, "ablation")
+    from openmm_starmd.model.weights import load_weights
+
+    (tmp_path / "data").mkdir()
+    for name in ("training/1t2y_A", "1l2y_A"):
+        (tmp_path / "data" / Path(name).name).symlink_to(BENCHMARKS / "data" / name)
+    sizes = {"c_s": 16, "c_z": 8, "blocks": 1, "conditioner_layers": 1, "conditioner_s": 16, "conditioner_z": 8}
+    sizes |= {"attention_hidden": 16, "attention_heads": 2, "steps": 2}
+    (tmp_path / "narrow.json").write_text(json.dumps({"model": sizes, "windows": {"tokens": 60, "length": 4}}))
+    command = ["ablation.py", "--data", str(tmp_path / "data"), "--steps", "2", "--frames", "3", "--seeds", "0"]
+    command += ["--proteins", str(BENCHMARKS / "data" / "1l2y_A" / "1l2y_A.pdb"), "--output", str(tmp_path / "out")]
+    command += ["--config", str(tmp_path / "narrow.json"), "--noise", "with", "without"]
+    command += ["--json", str(tmp_path / "a.json"), "--markdown", str(tmp_path / "R.md")]
+    monkeypatch.setattr("sys.argv", command)
+    ablation.main()
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert list(written["variants"]) == ["with-joint", "without-joint", "with-separable", "without-separable"]
+    # held-out proteins in the tree are not trained on
+    assert written["settings"]["trained_on"] == ["1t2y_A"]
+    configs = {key: load_weights(tmp_path / "out" / key / "weights").config for key in written["variants"]}
+    assert configs["with-separable"].attention == "separable" and configs["with-joint"].attention == "joint"
+    assert configs["without-joint"].context_tau == 0 and configs["with-joint"].context_tau > 0
+    recipe = json.loads((tmp_path / "out" / "without-joint" / "recipe.json").read_text())
+    assert recipe["objective"]["context_probability"] == 0 and recipe["objective"]["jitter_probability"] > 0
+    assert "results:ablation" in (tmp_path / "R.md").read_text()
+
+    # again: nothing is trained or drawn a second time, and the figures are the same
+    monkeypatch.setattr(ablation, "rolled", lambda *_: pytest.fail("drawn again"))
+    ablation.main()
+    assert json.loads((tmp_path / "a.json").read_text())["variants"] == written["variants"]
+
+
+def test_curves(monkeypatch, tmp_path, capsys):
+    curves = load(monkeypatch, "curves")
+    pytest.importorskip("matplotlib")
+    x = np.array([1.0, 2.0, 4.0])
+    fitted = curves.fit(x, 0.3 + 0.1 * np.log2(x))
+    assert fitted.slope == pytest.approx(0.1 / np.log(2)) and fitted.slope_error == pytest.approx(0, abs=1e-12)
+    assert fitted.at(8.0)[0] == pytest.approx(0.6) and fitted.reaches(0.7) == pytest.approx(16)
+    # errors as ordinary least squares has them
+    y = np.array([0.3, 0.45, 0.48])
+    noisy = curves.fit(x, y)
+    slope, covariance = np.polyfit(np.log(x), y, 1, cov=True)
+    assert noisy.slope == pytest.approx(slope[0]) and noisy.slope_error == pytest.approx(np.sqrt(covariance[0, 0]))
+    assert np.isnan(curves.fit(x[:2], y[:2]).slope_error)
+    with pytest.raises(ValueError, match="two different x"):
+        curves.fit(np.array([3.0, 3.0]), y[:2])
+
+    files = []
+    for i, value in enumerate((0.3, 0.4, 0.5)):
+        proteins = {
+            "a": protein_figures(model__rmsf_amplitude=value),
+            "b": protein_figures(model__rmsf_amplitude=value + 0.1),
+        }
+        if i == 1:
+            proteins["only here"] = protein_figures()
+        path = tmp_path / f"{i}.json"
+        path.write_text(json.dumps({"settings": {"stride": 10.0}, "proteins": proteins}))
+        files.append(f"{2**i}={path}")
+    monkeypatch.setattr("sys.argv", ["curves.py", *reversed(files), "--over", "ns", "--output", str(tmp_path / "c")])
+    curves.main()
+    written = json.loads((tmp_path / "c.json").read_text())
+    amplitude = written["figures"]["rmsf_amplitude"]
+    assert written["x"] == [1, 2, 4] and set(amplitude["proteins"]) == {"a", "b"}
+    assert amplitude["mean"] == pytest.approx([0.35, 0.45, 0.55]) and amplitude["demanded_reached_at"] == pytest.approx(
+        4 * 2**1.5
+    )
+    assert written["figures"]["lowest_amplitude"]["mean"] == pytest.approx([0.3, 0.4, 0.5])
+    assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
+    text = capsys.readouterr().out
+    assert "no law" in text and "+0.100" in text
+
+
+def test_card_of_weights(monkeypatch, tmp_path):
+    card = load(monkeypatch, "model_card")
+    tables = load(monkeypatch, "fidelity_tables")
+    from openmm_starmd.model.weights import BUNDLED, DEFAULT_WEIGHTS
+
+    folder = BUNDLED / DEFAULT_WEIGHTS
+    proteins = {"1l2y_A": protein_figures()}
+    settings = {"seeds": [0, 1, 2], "frames": 200, "weights": "w", "training": None}
+    for name, stride, training in (
+        ("fidelity", 10.0, None),
+        ("fidelity-100ps", 100.0, None),
+        ("fidelity-training", 10.0, ["x"]),
+    ):
+        lines = [{"line": "valid", "measured": "100 %", "demanded": ">= 99 %", "passed": True}]
+        content = {"settings": settings | {"stride": stride, "training": training}, "proteins": proteins}
+        content |= {"means": tables.means(proteins), "criteria": lines}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    speed = {"ratio": [1, 2, 3], "structure": "s", "residues": 1, "atoms": 2, "threads": 1, "machine": "m"}
+    (tmp_path / "speed.json").write_text(json.dumps(speed))
+    text = card.render(folder, tmp_path)
+    assert text.startswith(f"# {DEFAULT_WEIGHTS}") and "Measured at 10 and 100 ps" in text
+    assert "### Held-out proteins, 10 ps" in text and "### Held-out proteins, 100 ps" in text
+    assert text.count("What was demanded") == 2 and text.count("not trained on, 10 ps") == 1
+    assert "trained from scratch" in text and "**STAR-MD**" in text and "{" not in text
+    listing = json.loads((folder / "training_data.json").read_text())
+    assert f"{len(listing['proteins'])} proteins" in text
+    said = {"settings": {"steps": 5, "frames": 500, "stride": 10}, "conclusion": ["noise helps"], "variants": {}}
+    (tmp_path / "ablation.json").write_text(json.dumps(said))
+    assert "- noise helps" in card.render(folder, tmp_path)
+    assert "learning rate" in card.describe(listing["recipe"])
+    # figures of other weights are refused
+    content = json.loads((tmp_path / "fidelity.json").read_text())
+    content["settings"]["weights_sha256"] = "0" * 64
+    (tmp_path / "fidelity.json").write_text(json.dumps(content))
+    with pytest.raises(SystemExit, match="of other weights"):
+        card.render(folder, tmp_path)

@@ -171,6 +171,28 @@ def test_convert_takes_the_averaged_network_of_a_run(small, tmp_path):
     assert torch.equal(pose[1], averaged.pose.bias)
 
 
+def test_convert_takes_the_checkpoint_of_a_real_run(tmp_path):
+    pytest.importorskip("lightning")
+    from openmm_starmd.training.recipe import load_proteins, recipe_for, train
+
+    data = tmp_path / "data"
+    data.mkdir()
+    name = "1t2y_A"
+    (data / name).symlink_to(Path(__file__).parent.parent / "benchmarks" / "data" / "training" / name)
+    recipe = recipe_for("mini")
+    windows = replace(recipe.windows, tokens=60, length=4)
+    recipe = replace(recipe, model=replace(recipe.model, **SMALL, name="run"), windows=windows, steps=3, save_every=1)
+    trained = train(load_proteins([data]), tmp_path / "run", recipe, accelerator="cpu", progress=False)
+    expected = load_weights(trained)
+    for source in (tmp_path / "run", tmp_path / "run" / "last.ckpt"):
+        folder = convert(source, tmp_path / f"from-{source.name}")
+        found = load_weights(folder)
+        assert found.config == expected.config
+        for (key, a), b in zip(expected.network.named_parameters(), found.network.parameters(), strict=True):
+            assert torch.equal(a, b), key
+        assert name in (folder / "MODEL_CARD.md").read_text()
+
+
 class _Runs:
     """Unpickled, it calls print."""
 
