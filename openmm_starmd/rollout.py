@@ -22,7 +22,7 @@ from openmm_starmd.diffusion.process import forward_noise
 from openmm_starmd.diffusion.samplers import anchored_prior, prior
 from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids, rigids_from_backbone, superpose, superposition
 from openmm_starmd.model.attention import KVCache
-from openmm_starmd.model.features import Features
+from openmm_starmd.model.features import Features, torsion_features
 from openmm_starmd.model.frames import Frames
 from openmm_starmd.model.network import Network
 from openmm_starmd.randomness import keyed_normal
@@ -102,7 +102,7 @@ class Rollout:
     ) -> None:
         config = network.config
         self.settings = settings or SamplerSettings(
-            config.sampler, config.steps, config.tau_end, config.context_tau, config.max_context
+            config.sampler, config.steps, config.tau_end, config.context_tau, config.max_context, config.noise_scale
         )
         self.device, self.dtype = torch.device(device), dtype
         self.network = network.to(device=self.device, dtype=dtype).eval()
@@ -177,7 +177,9 @@ class Rollout:
             prediction = self.network(self._conditions, self._as_noisy(rigids, self.timesteps[k]), cache=self._cache)
             if k + 1 < settings.steps:
                 tau, tau_next = self.timesteps[k], self.timesteps[k + 1]
-                rigids = self.sampler.step(rigids, prediction.rigids, tau, tau_next, noise[k + 1][..., :6], previous)
+                rigids = self.sampler.step(
+                    rigids, prediction.rigids, tau, tau_next, settings.noise_scale * noise[k + 1][..., :6], previous
+                )
                 previous = (prediction.rigids, tau)
         drawn = prediction.rigids.map(lambda x: x[:, 0]).to("cpu", torch.float64)
         backbone = backbone_from_rigids(drawn, self._local)
@@ -282,6 +284,10 @@ class Rollout:
         )
 
 
+PSI_AND_CHI = [1, 3, 4, 5, 6]
+"""Columns of :attr:`Protein.torsions` that are the network's."""
+
+
 def features_of(protein: Protein) -> Features:
     """Features of a coarse-grained protein, with its own structure as reference."""
     return Features(
@@ -290,6 +296,10 @@ def features_of(protein: Protein) -> Features:
         torch.as_tensor(protein.chain_index),
         torch.as_tensor(protein.bonded),
         rigids_from_backbone(torch.as_tensor(protein.backbone)),
+        torsions=torsion_features(
+            torch.nan_to_num(torch.as_tensor(protein.torsions[:, PSI_AND_CHI])),
+            torch.as_tensor(protein.torsion_mask[:, PSI_AND_CHI]),
+        ),
     )
 
 
@@ -362,6 +372,7 @@ def make_rollout(
         config.tau_end,
         config.context_tau,
         config.max_context if max_context is None else max_context,
+        config.noise_scale,
     )
     start = torch.as_tensor(protein.backbone, dtype=torch.float64).expand(len(seeds), -1, -1, -1)
     return Rollout(weights.network, features, start, stride=stride, seeds=seeds, settings=settings, device=device)

@@ -31,6 +31,9 @@ class SamplerSettings:
         Upper end of the contextual noise's uniform diffusion time; 0 switches it off.
     max_context : int
         Most frames the history holds.
+    noise_scale : float
+        Factor on the noise that each denoising step adds (S_noise of Karras et al. 2022, arXiv 2206.00364, section 4):
+        a network trained to least squares predicts too little spread, and this gives it back.
     """
 
     sampler: str = "multistep"
@@ -38,6 +41,7 @@ class SamplerSettings:
     tau_end: float = 0.0005
     context_tau: float = 0.005
     max_context: int = 7
+    noise_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -46,6 +50,8 @@ class SamplerSettings:
             raise ValueError(f"max_context is {self.max_context}; it must be at least 3")
         if not 0 <= self.context_tau <= 1:
             raise ValueError(f"context_tau is {self.context_tau}; it must lie in [0, 1]")
+        if not self.noise_scale > 0:
+            raise ValueError(f"noise_scale is {self.noise_scale}; it must be positive")
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler is {self.sampler!r}; choose one of {sorted(SAMPLERS)}")
 

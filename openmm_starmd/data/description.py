@@ -11,7 +11,7 @@ import torch
 
 from openmm_starmd.geometry.residues import CHI_ATOMS, THREE_TO_ONE
 from openmm_starmd.geometry.rigid import rigids_from_backbone
-from openmm_starmd.model.features import Features
+from openmm_starmd.model.features import Features, torsion_features
 from openmm_starmd.numbering import check_backbone, number_residues, split_chains
 from openmm_starmd.periodic import NARROWEST_BOX, make_whole
 from openmm_starmd.selection import PEPTIDE_BOND, Selected, label, select_protein
@@ -51,6 +51,8 @@ class Description:
         Reference: the positions handed in.
     structure : np.ndarray [N, 3, 3], float32
         N, CA, C of the reference, nm.
+    torsions : np.ndarray [N, 5], float32
+        ψ and χ1..4 of the reference, radians; 0 where there is none.
     names, numbers : tuple of str
         Standard residue names (an unknown amino acid keeps its own), and the input's residue numbers.
     dropped : tuple of str
@@ -66,6 +68,7 @@ class Description:
     torsion_mask: np.ndarray
     features: Features
     structure: np.ndarray
+    torsions: np.ndarray
     names: tuple[str, ...]
     numbers: tuple[str, ...]
     dropped: tuple[str, ...]
@@ -131,12 +134,14 @@ def describe(start: mdtraj.Trajectory) -> Description:
     index = number_residues(kept, chain, bonded, backbone)
     quartets, mask = _torsion_quartets(kept, places, bonded)
     structure = backbone.astype(np.float32)
+    torsions = _torsions(xyz[None], quartets, mask)[0]
     features = Features(
         torch.tensor([selected.type for selected in kept]),
         torch.from_numpy(index),
         torch.from_numpy(chain),
         torch.from_numpy(bonded),
         rigids_from_backbone(torch.from_numpy(structure)),
+        torsions=torsion_features(torch.from_numpy(torsions), torch.from_numpy(mask)),
     )
     return Description(
         atoms=atoms,
@@ -146,6 +151,7 @@ def describe(start: mdtraj.Trajectory) -> Description:
         torsion_mask=mask,
         features=features,
         structure=structure,
+        torsions=torsions,
         names=tuple(selected.name for selected in kept),
         numbers=tuple(f"{selected.residue.id}{selected.residue.insertionCode}" for selected in kept),
         dropped=selection.dropped,
@@ -184,12 +190,15 @@ def coarse_frames(
         xyz = _whole(xyz, vectors, description)
     backbone = xyz[:, description.backbone]
     _check_frames(xyz, backbone, description, np.arange(len(xyz)) if numbers is None else numbers)
-    torsions = np.zeros((len(xyz), *description.torsion_mask.shape), dtype=np.float32)
-    if len(description.quartets):
-        torsions[:, description.torsion_mask] = mdtraj.compute_dihedrals(
-            mdtraj.Trajectory(xyz, None), description.quartets, periodic=False
-        )
-    return backbone, torsions
+    return backbone, _torsions(xyz, description.quartets, description.torsion_mask)
+
+
+def _torsions(xyz: np.ndarray, quartets: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Torsions [T, N, 5] of frames [T, atoms, 3], radians; 0 where `mask` has none."""
+    torsions = np.zeros((len(xyz), *mask.shape), dtype=np.float32)
+    if len(quartets):
+        torsions[:, mask] = mdtraj.compute_dihedrals(mdtraj.Trajectory(xyz, None), quartets, periodic=False)
+    return torsions
 
 
 def box_of(trajectory: mdtraj.Trajectory) -> np.ndarray | None:

@@ -6,6 +6,7 @@
     STORE/rejected.csv                  what was left out, and why
     STORE/NAME/protein.json             name, residues, chains, bonds, which torsions exist, source
     STORE/NAME/reference.npy            N, CA, C of the start structure [N, 3, 3], float32, nm
+    STORE/NAME/reference_torsions.npy   its ψ and χ1..4 [N, 5], float32, radians; 0 where there is none
     STORE/NAME/R1/replica.json          frames, interval (ps), source
     STORE/NAME/R1/translations.npy      Cα [T, N, 3], float32, nm, to the bit of the trajectory
     STORE/NAME/R1/rotations.npy         quaternions w, x, y, z [T, N, 4], float16
@@ -35,7 +36,7 @@ from openmm_starmd.data.trajectories import ProteinData
 from openmm_starmd.geometry.residues import AMINO_ACIDS, UNKNOWN
 from openmm_starmd.geometry.rigid import Rigids, rigids_from_backbone
 from openmm_starmd.geometry.so3 import quaternion_to_matrix
-from openmm_starmd.model.features import Features
+from openmm_starmd.model.features import Features, torsion_features
 
 FORMAT = 1
 STORE_FILE, PROTEIN_FILE, REPLICA_FILE = "store.json", "protein.json", "replica.json"
@@ -138,10 +139,10 @@ def open_protein(folder: str | os.PathLike[str], exclude: Collection[str] = ()) 
     if name in exclude or not numbers:
         return None
     try:
-        structure = np.load(folder / "reference.npy")
+        structure, torsions = np.load(folder / "reference.npy"), np.load(folder / "reference_torsions.npy")
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{folder / 'reference.npy'} cannot be read: {error}; delete {folder}, prepare it again"
+            f"the reference structure of {folder} cannot be read: {error}; delete {folder}, prepare it again"
         ) from error
     names = tuple(meta["residue_names"])
     features = Features(
@@ -150,6 +151,7 @@ def open_protein(folder: str | os.PathLike[str], exclude: Collection[str] = ()) 
         torch.tensor(meta["chain_index"]),
         torch.tensor(meta["bonded"], dtype=torch.bool),
         rigids_from_backbone(torch.from_numpy(structure)),
+        torsions=torsion_features(torch.from_numpy(torsions), torch.from_numpy(mask)),
     )
     return ProteinData(
         name=name,

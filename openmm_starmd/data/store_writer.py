@@ -105,9 +105,10 @@ def write_protein(folder: Path, name: str, description: Description, source: dic
     """Write a protein's folder without its replicas; ``protein.json`` comes last: where it is, the folder is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     features = description.features
-    temporary = folder / ".partial-reference.npy"
-    np.save(temporary, description.structure)
-    os.replace(temporary, folder / "reference.npy")
+    for file, array in (("reference.npy", description.structure), ("reference_torsions.npy", description.torsions)):
+        temporary = folder / f".partial-{file}"
+        np.save(temporary, array)
+        os.replace(temporary, folder / file)
     write_json(
         folder / PROTEIN_FILE,
         {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from openmm_starmd.data.trajectories import ProteinData, Replica
 from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids, rigids_from_backbone, superpose
-from openmm_starmd.model.features import Features
+from openmm_starmd.model.features import Features, torsion_features
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class WindowSettings:
     reference_probability : float
         How often the reference structure is a frame of the trajectory, no later than any window of the batch, instead
         of the PDB file's.
+    torsion_dropout : float
+        How often the reference's torsions are hidden, as they are for an input without side chains.
     tokens : int
         Size of a batch, all of one protein: as many windows as make at most so many residues x frames. A protein too
         long for that gets one window, and fewer frames where it must be, though never fewer than two.
@@ -56,6 +58,7 @@ class WindowSettings:
     full_probability: float = 0.7
     gap_probability: float = 0.6
     reference_probability: float = 0.2
+    torsion_dropout: float = 0.1
     tokens: int = 800
     bucket_ratio: float = 1.25
     seed: int = 0
@@ -151,6 +154,8 @@ class Plan:
         Whether the PDB file's structure stands in front of them.
     reference : int or None
         Frame of the trajectory that is the reference structure; the PDB file's without it.
+    hide_torsions : bool
+        Whether the reference's torsions are hidden.
     stride : np.ndarray [B, L]
         As in :class:`Batch`.
     target : np.ndarray [B, L], bool
@@ -163,6 +168,7 @@ class Plan:
     index: np.ndarray
     from_start: bool
     reference: int | None
+    hide_torsions: bool
     stride: np.ndarray
     target: np.ndarray
     key: tuple[int, ...]
@@ -254,8 +260,9 @@ class WindowDataset(Dataset[Batch]):
         # behind the PDB file's structure the window's own first frame may be a target
         earliest = opening != "start" and rng.random() < settings.reference_probability
         reference = int(min(firsts)) if earliest else None
+        hide = bool(rng.random() < settings.torsion_dropout)
         key = (settings.seed, step, position)
-        return Plan(protein, replica, index, opening == "start", reference, gaps, target, key)
+        return Plan(protein, replica, index, opening == "start", reference, hide, gaps, target, key)
 
     def read(self, plan: Plan) -> Batch:
         """The batch of a plan."""
@@ -269,7 +276,12 @@ class WindowDataset(Dataset[Batch]):
             rigids = Rigids(*(torch.cat(pair, dim=1) for pair in zip(start, rigids, strict=True)))
             torsions = np.concatenate([np.zeros_like(torsions[:, :1]), torsions], axis=1)
         if plan.reference is not None:
-            features = features.with_reference(plan.replica.rigids(np.array(plan.reference)))
+            number = np.array(plan.reference)
+            angles = torch.from_numpy(plan.replica.torsions_at(number))
+            angles = torsion_features(angles, torch.from_numpy(protein.torsion_mask))
+            features = features.with_reference(plan.replica.rigids(number), angles)
+        if plan.hide_torsions and features.torsions is not None:
+            features = replace(features, torsions=torch.zeros_like(features.torsions))
         return Batch(
             features=features,
             rigids=chained(rigids),

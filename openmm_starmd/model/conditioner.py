@@ -15,6 +15,7 @@ from openmm_starmd.model.features import Features
 from openmm_starmd.model.layers import MLP, radial_basis
 
 LARGEST_SEPARATION = 32
+TORSIONS = 5  # psi, chi1..4
 DISTANCE_BINS = 24
 LARGEST_DISTANCE = 2.4  # nm
 
@@ -56,6 +57,11 @@ class Conditioner(nn.Module):
         self.types = nn.Embedding(21, c_s)
         # neighbours' relative poses (2 x 12), their presence (2), burial (2)
         self.local = MLP(28, c_s, c_s)
+        self.torsions = None
+        if config.reference_torsions:
+            self.torsions = nn.Linear(2 * TORSIONS, c_s, bias=False)
+            # weights from before there were torsions go on from what they knew
+            nn.init.zeros_(self.torsions.weight)
         self.separation = nn.Embedding(2 * LARGEST_SEPARATION + 2, c_z)
         self.geometry = nn.Linear(DISTANCE_BINS + 12, c_z)
         self.left, self.right = nn.Linear(c_s, c_z, bias=False), nn.Linear(c_s, c_z, bias=False)
@@ -93,6 +99,8 @@ class Conditioner(nn.Module):
         near = [torch.sigmoid((cutoff - distance) / 0.05).sum(-1, keepdim=True) / 10 for cutoff in (0.8, 1.2)]
         local = torch.cat([torch.cat([following, nothing]), torch.cat([nothing, preceding]), *near], dim=-1)
         s = self.types(features.residue_types) + self.local(local)
+        if self.torsions is not None and features.torsions is not None:
+            s = s + self.torsions(features.torsions.flatten(-2))
 
         separation = features.residue_index[None] - features.residue_index[:, None]
         separation = separation.clamp(-LARGEST_SEPARATION, LARGEST_SEPARATION) + LARGEST_SEPARATION

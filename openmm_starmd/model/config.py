@@ -27,6 +27,8 @@ class ModelConfig:
         ``"openfold"``, OpenFold's features that the user hands over.
     conditioner_layers : int
         Pair-biased attention layers of the conditioner; none for OpenFold's features.
+    reference_torsions : bool
+        Whether the conditioner sees ψ and χ1..4 of the reference structure.
     conditioner_s, conditioner_z : int
         Widths of the conditioner's output (384 and 128 in the paper's form, as OpenFold's features have).
     ipa_heads, ipa_hidden, ipa_query_points, ipa_value_points : int
@@ -47,6 +49,8 @@ class ModelConfig:
         Diffusion time of the last denoising step.
     context_tau : float
         Upper end of the contextual noise's diffusion time at inference.
+    noise_scale : float
+        Factor on the noise added by each denoising step; see :class:`openmm_starmd.sampling.SamplerSettings`.
     max_context : int
         Frames the history may hold; one less than the windows trained on, whose last frame is the one drawn.
     displacement, displacement_exponent, displacement_max : float
@@ -71,6 +75,7 @@ class ModelConfig:
     c_z: int = 32
     blocks: int = 3
     conditioner_layers: int = 2
+    reference_torsions: bool = False
     conditioner_s: int = 128
     conditioner_z: int = 32
     ipa_heads: int = 4
@@ -86,6 +91,7 @@ class ModelConfig:
     steps: int = 20
     tau_end: float = 0.0005
     context_tau: float = 0.005
+    noise_scale: float = 1.0
     max_context: int = 7
     displacement: float = 0.043
     displacement_exponent: float = 0.22
@@ -155,7 +161,7 @@ def preset(name: str) -> ModelConfig:
     ModelConfig
     """
     if name == "mini":
-        return ModelConfig(name="mini")
+        return ModelConfig(reference_torsions=True, name="mini")
     if name == "paper":
         return ModelConfig(
             anchored=False,

@@ -28,6 +28,8 @@ class Features:
     single : Tensor [N, 384], optional
     pair : Tensor [N, N, 128], optional
         OpenFold's features, for weights that condition on them.
+    torsions : Tensor [N, 5, 2], optional
+        Sine and cosine of ψ and χ1..4 in the reference structure; zero where there is none or it is not known.
     """
 
     residue_types: Tensor
@@ -37,6 +39,7 @@ class Features:
     reference: Rigids
     single: Tensor | None = None
     pair: Tensor | None = None
+    torsions: Tensor | None = None
 
     @property
     def length(self) -> int:
@@ -53,11 +56,12 @@ class Features:
             self.reference.to(device=device, dtype=dtype),
             None if self.single is None else self.single.to(device=device, dtype=dtype),
             None if self.pair is None else self.pair.to(device=device, dtype=dtype),
+            None if self.torsions is None else self.torsions.to(device=device, dtype=dtype),
         )
 
-    def with_reference(self, reference: Rigids) -> Features:
-        """The same protein with another reference structure."""
-        return replace(self, reference=reference)
+    def with_reference(self, reference: Rigids, torsions: Tensor | None = None) -> Features:
+        """The same protein with another reference structure; torsions stay unless those of that are given."""
+        return replace(self, reference=reference, torsions=self.torsions if torsions is None else torsions)
 
     def with_openfold(self, single: Tensor, pair: Tensor) -> Features:
         """The same protein with OpenFold's features, ``[N, 384]`` and ``[N, N, 128]``."""
@@ -71,3 +75,19 @@ class Features:
         for start in starts.tolist():
             offset[start:] = index[start - 1] + offset[start - 1] + 64 - index[start]
         return index + offset
+
+
+def torsion_features(torsions: Tensor, mask: Tensor) -> Tensor:
+    """Sine and cosine of torsions, zero where there is none.
+
+    Parameters
+    ----------
+    torsions : Tensor [..., 5]
+        Radians.
+    mask : Tensor [..., 5], bool
+
+    Returns
+    -------
+    Tensor [..., 5, 2]
+    """
+    return torch.stack([torsions.sin(), torsions.cos()], dim=-1) * mask[..., None].to(torsions.dtype)
