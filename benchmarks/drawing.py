@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -116,7 +117,7 @@ def rollout(path: Path, frames: int, seed: int, stride: float, drawing: Drawing)
     Returns
     -------
     mdtraj.Trajectory
-        Of as many frames, the start not among them.
+        Of as many frames, the start not among them; nan from where the model fails to draw a frame.
     """
     weights = _loaded(drawing.weights)
     steps = drawing.steps or weights.config.steps
@@ -145,8 +146,14 @@ def rollout(path: Path, frames: int, seed: int, stride: float, drawing: Drawing)
             return _timed(xyz[:frames], topology, stride)
     recorder = Recorder()
     simulation.reporters.append(recorder)
-    simulation.step(frames)
-    xyz = np.array(recorder.frames, dtype=np.float32)
+    xyz = np.full((frames, topology.n_atoms, 3), np.nan, dtype=np.float32)
+    try:
+        simulation.step(frames)
+    except RuntimeError as error:
+        # poor weights may lead where nothing is finite
+        print(f"{path.stem}, seed {seed}, frame {len(recorder.frames) + 1}: {error}", file=sys.stderr, flush=True)
+    if recorder.frames:
+        xyz[: len(recorder.frames)] = recorder.frames
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         temporary = kept.with_name(f".partial-{kept.name}")

@@ -38,7 +38,7 @@ import side_chains
 import torch
 from drawing import Drawing, draw, load_replica, read_replica, rollout
 from fidelity_tables import means, slope_table, spans, table
-from stationarity import pooled, slope
+from stationarity import Slope, pooled, slope
 
 from openmm_starmd import __version__
 from openmm_starmd.analysis.flexibility import (
@@ -81,7 +81,15 @@ def compare(
     bonded : ndarray [N-1], bool
     lags : list of int
         In frames.
+
+    Returns
+    -------
+    dict
+        nan but for the share of valid frames where the run is not finite.
     """
+    if not np.isfinite(run).all():
+        nothing = dict.fromkeys(("rmsf_correlation", "rmsf_amplitude", "lag_ratio", "rmsd_to_start", "rg"), np.nan)
+        return {"valid": judge(run, bonded).fraction, "lag_ratios": [np.nan] * len(lags), **nothing}
     fluctuation, targets = rmsf(run), [rmsf(reference) for reference in references]
     ratios = rmsd_against_lag(run, lags) / np.mean([rmsd_against_lag(r, lags) for r in references], axis=0)
     away, size = rmsd(run, start), radius_of_gyration(run)
@@ -141,11 +149,15 @@ def measure(
         figures["valid"] = judge(drawn[: arguments.frames], bonded).fraction
         figures["seed"] = seed
         seeds.append(figures)
-        runs.append(run[:frames])
+        if np.isfinite(drawn[:frames]).all():
+            runs.append(run[:frames])
         if arguments.slope:
             half = drawn[arguments.slope // 2 : arguments.slope]
             interval = stride / 1000  # ns
-            slopes.append([slope(series, interval) for series in (rmsd(half, start), radius_of_gyration(half))])
+            if np.isfinite(half).all():
+                slopes.append([slope(series, interval) for series in (rmsd(half, start), radius_of_gyration(half))])
+            else:
+                slopes.append([Slope(np.nan, np.nan, np.nan)] * 2)
         print(f"{name} stride {stride:g} seed {seed}: {figures}", file=sys.stderr, flush=True)
     targets = [rmsf(reference) for reference in references]
     return {
@@ -176,7 +188,9 @@ def measure(
             "rg": float(radius_of_gyration(start[None])[0]),
         },
         "slopes": slope_figures(slopes, arguments.slope) if slopes else None,
-        "side_chains": side_chains.compare(runs, md[0], md[1], structure, bonded) if arguments.side_chains else None,
+        "side_chains": side_chains.compare(runs, md[0], md[1], structure, bonded)
+        if arguments.side_chains and runs
+        else None,
     }
 
 

@@ -11,8 +11,8 @@ on them.
 
 Each measurement runs in a process of its own, so that peak memory is its own, with one warm-up and at least one timed
 repetition, a limit on time and, on a CPU, on memory. A dash stands for what did not fit, with the reason below the
-table. Absolute times count on a GPU; a CPU's depend on what else it did, so ratios to the smallest length stand beside
-them.
+table. Absolute times count on a GPU; those of a CPU are the process's CPU seconds where it has one thread, so that other
+work on the machine disturbs them less, and ratios to the smallest length stand beside them.
 
 Share of peak: floating-point operations of matrix products, forward and backward (torch.utils.flop_counter; attention
 counted as 12 x heads x width x pairs of tokens that see each other, so that blocks which the mask hides and work that
@@ -94,20 +94,35 @@ def made_up_window(features: Features, frames: int, stride: float, seed: int = 0
     )
 
 
-def timed(work: Callable[[], Any], device: str, seconds: float, least: int = 1) -> float:
-    """Median seconds of `work` after one warm-up: at least `least` repetitions, more while time lasts."""
+def stopwatch(device: str) -> Callable[[], float]:
+    """A clock in seconds, read when the device has done what it was told."""
+    if device == "cpu":
+        return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+    def read() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return read
+
+
+def timed(work: Callable[[], Any], device: str, seconds: float, prepare: Callable[[], Any] = lambda: None) -> float:
+    """Median seconds of `work` after one warm-up: at least one repetition, more while time lasts, 50 at most.
+
+    `prepare` runs before each and is not counted.
+    """
+    clock = stopwatch(device)
 
     def once() -> float:
-        begin = time.perf_counter()
+        prepare()
+        begin = clock()
         work()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - begin
+        return clock() - begin
 
     once()
     times: list[float] = []
-    begin = time.perf_counter()
-    while len(times) < least or (time.perf_counter() - begin < seconds and len(times) < 50):
+    end = time.perf_counter() + seconds
+    while not times or (time.perf_counter() < end and len(times) < 50):
         times.append(once())
     return float(np.median(times))
 
@@ -188,21 +203,9 @@ def measure_rollout(
     def fresh() -> None:
         rollout.restore(stored, history - 1, 0)
 
-    fresh()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    spent: list[float] = []
-
-    def draw() -> None:
-        begin = time.perf_counter()
-        rollout.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        spent.append(time.perf_counter() - begin)
-        fresh()
-
-    timed(draw, device, seconds)
-    frame = float(np.median(spent[1:]))
+    frame = timed(rollout.step, device, seconds, fresh)
     per_step = frame / (steps + 1)  # and one call that appends the frame to the history
     return {
         "history": history,

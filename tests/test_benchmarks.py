@@ -278,6 +278,13 @@ def test_lags_and_blocks(monkeypatch):
     assert spread == pytest.approx(np.std([0.5, 2.5, 4.5, 6.5, 8.5] + [10.0] * 5, ddof=1))
 
 
+def broken(run: mdtraj.Trajectory, frames: int) -> mdtraj.Trajectory:
+    """A run that is not finite after so many frames."""
+    xyz = run.xyz.copy()
+    xyz[frames:] = np.nan
+    return mdtraj.Trajectory(xyz, run.topology)
+
+
 def test_fidelity_of_md_that_plays_the_model(monkeypatch, tmp_path):
     """Replica 1 drawn as the model: figures against both replicas, replicas of different lengths, both strides."""
     fidelity, drawing = load(monkeypatch, "fidelity"), load(monkeypatch, "drawing")
@@ -308,6 +315,17 @@ def test_fidelity_of_md_that_plays_the_model(monkeypatch, tmp_path):
     assert result["slopes"]["frames"] == 18 and len(result["slopes"]["rg"]["seeds"]) == 2
     alone = fidelity.measure(folder, 1, 10.0, settings, arguments, both=False)
     assert alone["model"]["rmsf_amplitude"] == pytest.approx(1) and alone["model"]["lag_ratio"] == pytest.approx(1)
+    # a model that fails at frame 12 has valid frames before it, and no other figures
+    monkeypatch.setattr(fidelity, "rollout", lambda *a: broken(played(*a), 11))
+    lost = fidelity.measure(folder, 1, 10.0, settings, arguments, both=True)
+    assert lost["model"]["valid"] == pytest.approx(11 / 15) and np.isnan(lost["model"]["rmsf_amplitude"])
+    assert lost["side_chains"] is None and np.isnan(lost["slopes"]["rg"]["value"])
+    tables = load(monkeypatch, "fidelity_tables")
+    judged = load(monkeypatch, "criteria").judge({name: lost}, tables.means({name: lost}), 15)
+    assert not any(item["passed"] for item in judged)
+    assert tables.table({name: lost}, "GNM 7 Å") and tables.slope_table({name: lost})
+    monkeypatch.setattr(fidelity, "rollout", played)
+
     # MD's own RMSD to start comes from all frames of the time compared, not from those at the stride
     start = mdtraj.load(str(folder / f"{name}.pdb"))
     alphas = start.topology.select("name CA")
@@ -335,6 +353,13 @@ def test_rollouts_are_kept_and_taken_from_the_store(monkeypatch, tmp_path):
     assert first.n_frames == 3 and first.topology.n_atoms > 140 and first.time.tolist() == [10, 20, 30]
     kept = list(tmp_path.glob("1l2y_A-10ps-seed0-*.npz"))
     assert len(kept) == 1
+
+    def fail(*_):
+        raise RuntimeError("not finite")
+
+    monkeypatch.setattr(drawing.StarMDSimulation, "step", fail)
+    lost = drawing.rollout(path, 2, 5, 10.0, drawing.Drawing(DEFAULT_WEIGHTS, steps=2, heavy=True))
+    assert lost.n_frames == 2 and np.isnan(lost.xyz).all()
     monkeypatch.setattr(drawing.StarMDSimulation, "step", lambda *_: pytest.fail("drawn again"))
     assert np.array_equal(drawing.rollout(path, 2, 0, 10.0, settings).xyz, first.xyz[:2])
     # another seed, stride or number of steps is another rollout
