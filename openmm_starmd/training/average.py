@@ -63,7 +63,9 @@ class Average:
 def full_state(root: nn.Module) -> dict[str, Tensor]:
     """Copy of all weights of a module on the CPU; under FSDP a collective call that fills only the first process's."""
     if isinstance(root, FullyShardedDataParallel):
-        config = FullStateDictConfig(offload_to_cpu=True, rank0_only=True)
+        # tensors that are on the CPU already would be freed by the offloading
+        on_cpu = next(root.parameters()).device.type == "cpu"
+        config = FullStateDictConfig(offload_to_cpu=not on_cpu, rank0_only=True)
         with FullyShardedDataParallel.state_dict_type(root, StateDictType.FULL_STATE_DICT, config):
             state = root.state_dict()
     else:

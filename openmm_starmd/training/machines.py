@@ -141,6 +141,5 @@ def _strategy(machines: Machines, recipe: Recipe) -> Strategy | str:
             activation_checkpointing_policy={Block} if recipe.checkpointing else None,
             state_dict_type="full",
         )
-    # without a loss on torsions their head gets no gradient
-    unused = "torsion" not in dict(recipe.objective.weights)
-    return DDPStrategy(find_unused_parameters=unused, gradient_as_bucket_view=True)
+    # which inputs a batch has, and with them which weights get a gradient, differs between processes
+    return DDPStrategy(find_unused_parameters=True, gradient_as_bucket_view=True)

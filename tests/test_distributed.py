@@ -1,0 +1,208 @@
+"""Several processes learn what one does: shares of a step, gradients, averaged shards."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from openmm_starmd.data.trajectories import LoadedReplica, ProteinData
+from openmm_starmd.data.windows import WindowDataset, WindowSettings
+from openmm_starmd.geometry.rigid import backbone_from_rigids
+from openmm_starmd.model.network import Network
+
+from .proteins import villin_features, wobbling_frames
+from .test_network import narrow
+
+lightning = pytest.importorskip("lightning", reason="training needs the extra `train`")
+
+from openmm_starmd.training.loader import Shares  # noqa: E402
+from openmm_starmd.training.machines import Machines  # noqa: E402
+from openmm_starmd.training.module import StarMDModule  # noqa: E402
+from openmm_starmd.training.objective import objective, objective_sums, weighted  # noqa: E402
+from openmm_starmd.training.recipe import released_config, train  # noqa: E402
+from openmm_starmd.training.settings import OptimizerSettings, Recipe  # noqa: E402
+
+
+def wobbler(name: str, length: int, frames: int) -> ProteinData:
+    """The first residues of villin, wobbling."""
+    features = villin_features(length)
+    rigids = wobbling_frames(features, frames, seed=length)
+    backbone = backbone_from_rigids(rigids)[0].numpy().astype(np.float32)
+    torsions = np.random.default_rng(length).uniform(-3, 3, (frames, length, 5)).astype(np.float32)
+    exists = np.ones((length, 5), dtype=bool)
+    return ProteinData(name, "A" * length, features, (LoadedReplica(backbone, torsions, 1.0),), exists, ~exists)
+
+
+def proteins() -> list[ProteinData]:
+    return [wobbler("small", 9, 30), wobbler("middle", 14, 60), wobbler("large", 21, 15)]
+
+
+def recipe(**changes) -> Recipe:
+    windows = WindowSettings(tokens=130, bucket_ratio=100.0, seed=7)
+    return replace(Recipe(model=narrow("mini"), windows=windows, optimizer=OptimizerSettings(warmup=2)), **changes)
+
+
+def gradients(module: torch.nn.Module) -> torch.Tensor:
+    """Of all parameters in one row; zero where there is none."""
+    found = [p.grad if p.grad is not None else torch.zeros_like(p) for p in module.parameters()]
+    return torch.cat([gradient.flatten() for gradient in found])
+
+
+def test_any_number_of_processes_shares_out_the_same_batches():
+    dataset = WindowDataset(proteins(), recipe().windows, 10)
+
+    def keys(world: int, accumulate: int, steps: int) -> list[set[tuple[int, ...]]]:
+        found: list[set[tuple[int, ...]]] = [set() for _ in range(steps)]
+        for rank in range(world):
+            shares = iter(Shares(dataset, 3, accumulate, rank, world))
+            for step in range(steps):
+                mine = [next(shares) for _ in range(accumulate)]
+                assert [share.first for share in mine] == [True] + [False] * (accumulate - 1)
+                counted = sum(int(share.batch.target[:, 1:].sum()) for share in mine)
+                assert all(share.counted == counted for share in mine)
+                found[step] |= {share.batch.key for share in mine}
+        return found
+
+    expected = [{(7, 3 + step, position) for position in range(4)} for step in range(3)]
+    assert keys(1, 4, 3) == keys(2, 2, 3) == keys(4, 1, 3) == expected
+
+
+def test_batches_keep_to_the_tokens_and_to_lengths_alike():
+    windows = replace(recipe().windows, bucket_ratio=1.2)
+    dataset = WindowDataset(proteins(), windows, 60)
+    seen = set()
+    for step in range(60):
+        plans = [dataset.plan(step, position) for position in range(3)]
+        lengths = {plan.protein.features.length for plan in plans}
+        assert len(lengths) == 1, "lengths of one step lie within a factor of 1.2, and these proteins do not"
+        seen |= lengths
+        for plan in plans:
+            assert plan.tokens <= windows.tokens
+            # another window would not have fitted
+            assert plan.tokens + plan.tokens // len(plan.target) > windows.tokens
+            batch = dataset.read(plan)
+            assert batch.target.shape == batch.rigids.translations.shape[:2] == plan.target.shape
+    assert seen == {9, 14, 21}
+    # too long even for one whole window: fewer frames, but never fewer than two
+    for tokens, frames in ((70, 3), (20, 2)):
+        plan = WindowDataset([wobbler("large", 21, 60)], replace(windows, tokens=tokens, stride_max=2.0), 1).plan(0)
+        assert plan.target.shape == (1, frames)
+
+
+def test_unequal_batches_weigh_by_their_frames():
+    """Sums over a common count are not the mean of the batches' means: the test below can fail."""
+    settings = recipe()
+    dataset = WindowDataset(proteins(), settings.windows, 10)
+    torch.manual_seed(0)
+    network = Network(released_config(settings, proteins()))
+    batches = [dataset.read(dataset.plan(0, position)) for position in range(2)]
+    assert len({batch.features.length for batch in batches}) == 2
+    parts = [objective_sums(network, batch, settings.objective) for batch in batches]
+    counts = [int(count) for _, count in parts]
+    assert counts[0] != counts[1]
+    whole = sum(weighted(sums, settings.objective) for sums, _ in parts) / sum(counts)
+    means = sum(objective(network, batch, settings.objective)[0] for batch in batches) / 2
+    assert abs(whole - means) > 1e-3 * means
+
+
+def double_batch(settings: Recipe) -> torch.Tensor:
+    """Gradient of the first step by hand: all batches at once, in one process."""
+    torch.manual_seed(settings.seed)
+    network = Network(released_config(settings, proteins()))
+    dataset = WindowDataset(proteins(), settings.windows, settings.steps)
+    parts = [objective_sums(network, dataset.read(dataset.plan(0, p)), settings.objective) for p in range(2)]
+    total = sum(weighted(sums, settings.objective) for sums, _ in parts) / sum(count for _, count in parts)
+    total.backward()
+    return gradients(network)
+
+
+def spy(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+    """Gradients of every step, before they are clipped."""
+    seen: list[torch.Tensor] = []
+    clip = StarMDModule.configure_gradient_clipping
+
+    def watched(self, *args, **kwargs):
+        seen.append(gradients(self.network))
+        return clip(self, *args, **kwargs)
+
+    monkeypatch.setattr(StarMDModule, "configure_gradient_clipping", watched)
+    return seen
+
+
+def test_accumulated_batches_give_the_gradient_of_the_double_batch(tmp_path, monkeypatch):
+    settings = recipe(steps=2, accumulate=2)
+    seen = spy(monkeypatch)
+    train(proteins(), tmp_path / "run", settings, accelerator="cpu", progress=False)
+    expected = double_batch(settings)
+    assert len(seen) == 2 and (seen[0] - expected).norm() < 1e-5 * expected.norm()
+
+
+def test_two_processes_give_the_gradient_of_the_double_batch(tmp_path):
+    """DDP over gloo, started as Lightning starts it, against one process with both batches."""
+    settings = recipe(steps=2, accumulate=1)
+    command = [sys.executable, "-m", "tests.test_distributed", str(tmp_path)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = double_batch(settings)
+    ranks = [torch.load(tmp_path / f"gradients-{rank}.pt") for rank in range(2)]
+    assert len(ranks[0]) == 2
+    for seen in ranks:
+        assert (seen[0] - expected).norm() < 1e-5 * expected.norm()
+    # the ranks stay together, and the log counts what both saw
+    assert torch.equal(ranks[0][1], ranks[1][1])
+    alone = train(proteins(), tmp_path / "alone", replace(settings, accumulate=2), accelerator="cpu", progress=False)
+    logs = [(folder / "log.csv").read_text().splitlines() for folder in (tmp_path / "run", alone.parent)]
+    first, second = (np.array([float(x) for x in log[-1].split(",")]) for log in logs)
+    assert logs[0][0] == logs[1][0] and np.allclose(first, second, rtol=1e-5)
+    # going on with another number of batches per step would train something else
+    with pytest.raises(ValueError, match="2 batches per step"):
+        train(proteins(), tmp_path / "run", settings, resume=True, accelerator="cpu", progress=False)
+
+
+def test_machines_refuse_what_cannot_be():
+    for changes, message in [
+        ({"accelerator": "tpu"}, "accelerator"),
+        ({"strategy": "deepspeed"}, "choose one of auto, ddp, fsdp"),
+        ({"strategy": "fsdp", "accelerator": "cpu"}, "needs GPUs"),
+        ({"devices": 0}, "devices"),
+        ({"devices": "all"}, "devices"),
+        ({"nodes": 0}, "nodes"),
+        ({"logger": "wandb"}, "logger"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Machines(**changes)
+    assert Machines(devices="auto", accelerator="cpu").processes_per_node == 1
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_gpu_strategies_train_and_resume(tmp_path, strategy):
+    settings = recipe(steps=4, save_every=2, log_every=1, checkpointing=True)
+    machines = Machines("gpu", devices=1, strategy=strategy)
+    train(proteins(), tmp_path / "a", settings, machines=machines, progress=False)
+    train(proteins(), tmp_path / "b", replace(settings, steps=2), machines=machines, progress=False)
+    train(proteins(), tmp_path / "b", settings, machines=machines, progress=False, resume=True)
+    steps = [[line.split(",")[0] for line in (tmp_path / x / "log.csv").read_text().splitlines()] for x in "ab"]
+    assert steps[0] == steps[1] == ["step", "1", "2", "3", "4"]
+    weights = [(tmp_path / x / "weights" / "config.json").read_text() for x in "ab"]
+    assert json.loads(weights[0]) == json.loads(weights[1])
+
+
+def main(folder: Path) -> None:
+    """One of two processes of a run; Lightning starts the other with the same command."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        seen = spy(patch)
+        machines = Machines("cpu", devices=2)
+        train(proteins(), folder / "run", recipe(steps=2, accumulate=1), machines=machines, progress=False)
+    torch.save(seen, folder / f"gradients-{lightning.fabric.utilities.rank_zero.rank_zero_only.rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
