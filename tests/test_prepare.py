@@ -77,6 +77,34 @@ def test_archives_as_atlas_ships_them(chain, expected, tmp_path, naming, inside)
     assert [source.name for source in find_sources([tmp_path])] == ["1abc_A"]
 
 
+def test_damaged_archives_are_named(chain, tmp_path):
+    archive = tmp_path / "1abc_A_protein.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
+        for path in sorted(chain.iterdir()):
+            file.write(path, path.name)
+    data = bytearray(archive.read_bytes())
+    middle = data.find((chain / "1abc_A_prod_R2_fit.xtc").read_bytes()) + 2000
+    data[middle : middle + 50] = bytes(50)
+    archive.write_bytes(data)
+    outcome = prepare([archive], tmp_path / "store", progress=False)
+    assert outcome.converted == 1
+    (rejection,) = outcome.rejected
+    assert rejection.replica == 2 and "1abc_A_prod_R2_fit.xtc is damaged" in rejection.reason
+
+
+def test_changed_topologies_are_read_again(chain, tmp_path):
+    """One process, one path, another file: nothing of the first is remembered."""
+    folder = tmp_path / "1abc_A"
+    shutil.copytree(chain, folder)
+    prepare([folder], tmp_path / "first", progress=False)
+    start = fragment(9)
+    start.save_pdb(str(folder / "1abc_A.pdb"))
+    for number in (1, 2):
+        wobble(start, 3).save_xtc(str(folder / f"1abc_A_prod_R{number}_fit.xtc"))
+    assert prepare([folder], tmp_path / "second", progress=False).rejected == []
+    assert open_data([tmp_path / "second"])[0].features.length == 9
+
+
 def test_parent_takes_folders_before_archives(chain, tmp_path):
     shutil.copytree(chain, tmp_path / "1abc_A_protein")
     write_chain(tmp_path, "2xyz_B", frames=4, replicas=(1,))

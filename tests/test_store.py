@@ -18,7 +18,7 @@ from openmm_starmd.data.folders import open_data
 from openmm_starmd.data.prepare import Settings, prepare
 from openmm_starmd.data.store import StoredReplica, open_store
 from openmm_starmd.data.trajectories import load_protein
-from openmm_starmd.data.windows import window_frames
+from openmm_starmd.data.windows import WindowDataset, WindowSettings, window_frames
 from openmm_starmd.geometry.rigid import rigids_from_backbone
 from openmm_starmd.geometry.so3 import angle_of
 from openmm_starmd.protein import Protein
@@ -109,6 +109,18 @@ def test_windows_read_exactly_their_frames(store):
         # XTC rounds to 1e-3 nm
         assert np.abs(replica.rigids(window).translations.numpy() - expected).max() < 6e-4
         touched.clear()
+
+
+def test_batches_are_those_of_the_trajectories_in_memory(store, chain):
+    """The same steps draw the same windows from a store and from memory, equal to the store's precision."""
+    settings = WindowSettings(stride_min=10.0, stride_max=80.0, stride_focus=20.0)
+    stored, loaded = (WindowDataset(open_data([folder]), settings, 6) for folder in (store, chain.parent))
+    for step in range(6):
+        ours, theirs = stored[step], loaded[step]
+        assert torch.equal(ours.stride, theirs.stride) and torch.equal(ours.target, theirs.target)
+        assert (ours.rigids.translations - theirs.rigids.translations).abs().max() < 1e-5
+        assert (ours.rigids.rotations - theirs.rigids.rotations).abs().max() < 1e-3
+        assert (ours.torsions - theirs.torsions).abs().max() < 1e-3
 
 
 def test_frames_beyond_the_end_are_refused(store):

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,11 +90,13 @@ class File:
         # mdtraj chooses the format by the ending; the process keeps two workers apart
         copy = folder / f".partial-{os.getpid()}-{self.name}"
         try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as source, open(copy, "wb") as target:
-                shutil.copyfileobj(source, target, 2**20)
+            try:
+                with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as source:
+                    with open(copy, "wb") as target:
+                        shutil.copyfileobj(source, target, 2**20)
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                raise ValueError(f"{self.path}: {self.member} is damaged ({error}): download it again") from error
             yield copy
-        except (zipfile.BadZipFile, EOFError) as error:
-            raise ValueError(f"{self.path}: {self.member} is damaged ({error}): download it again") from error
         finally:
             copy.unlink(missing_ok=True)
 

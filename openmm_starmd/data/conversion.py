@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -135,6 +136,11 @@ def _start(source: Source, store: Path) -> tuple[mdtraj.Trajectory, Description]
     return start, describe(start)
 
 
+def forget() -> None:
+    """Forget the protein that was read last: its files may have changed since."""
+    _start.cache_clear()
+
+
 def _topology(source: Source) -> File:
     if source.topology is None:
         raise ValueError(source.reason)
@@ -148,6 +154,8 @@ def start_worker(counter: Synchronized, parent: int) -> None:
     """Make a fresh process a worker: it counts frames into `counter` and ends when its parent is gone."""
     global _counter
     _counter = counter
+    # Ctrl-C reaches every process of the terminal: workers fall silent at once, and the next run sweeps up
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def watch() -> None:
         while os.getppid() == parent:

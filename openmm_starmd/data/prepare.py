@@ -14,7 +14,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from openmm_starmd.data.atlas import Source, find_sources, read_split
-from openmm_starmd.data.conversion import Settings, convert_replica, describe_source, reason, start_worker
+from openmm_starmd.data.conversion import (
+    Settings,
+    convert_replica,
+    describe_source,
+    forget,
+    reason,
+    start_worker,
+)
 from openmm_starmd.data.resume import (
     Rejection,
     RejectionTable,
@@ -110,6 +117,7 @@ def prepare(
         if not sources:
             raise ValueError(f"none of the input's proteins is in {split}" + (f" as {only}" if only else ""))
 
+    forget()
     open_for_writing(store, settings)
     with alone(store):
         sweep(store)

@@ -120,12 +120,12 @@ class Clock:
             raise ValueError("this format holds no times: say with --interval how many ps lie between its frames")
         self.seen = self.kept = 0
         self._every, self._given = every, interval
-        self._step, self._source = 1, interval
+        self._step, self._source = 1, interval or 0.0
         self._first = self._last = 0.0
 
     @property
     def interval(self) -> float:
-        return _rounded(self._step * (self._source or 0.0))
+        return _rounded(self._step * self._source)
 
     def advance(self, times: np.ndarray) -> np.ndarray:
         """Take note of the next frames' times, ps [T], and say which of them to keep, [<= T], int."""
