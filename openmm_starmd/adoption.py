@@ -131,12 +131,12 @@ def _described(force: mm.Force) -> str:
 
 
 def _temperatures(system: mm.System, integrator: Any) -> set[float]:
-    found = set()
+    found = []
     if hasattr(integrator, "getTemperature"):
-        found.add(integrator.getTemperature())
+        found.append(integrator.getTemperature())
     for force in system.getForces():
         if isinstance(force, mm.AndersenThermostat):
-            found.add(force.getDefaultTemperature())
+            found.append(force.getDefaultTemperature())
     return {value.value_in_unit(unit.kelvin) for value in found}
 
 

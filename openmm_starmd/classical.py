@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import openmm as mm
@@ -243,17 +244,20 @@ class ClassicalModel:
             context.setPeriodicBoxVectors(*self._vectors)
         context.setPositions(positions)
         context.computeVirtualSites()
-        before = self.energy()
+        placed, before = self.positions(), self.energy()
         marks = [time.perf_counter()]
-        start = self.backbone()
-        if minimize is None or minimize > 0:
-            self._minimize(tolerance, minimize or 0, reporter)
-        else:
-            context.applyConstraints(1e-5)
-        after = self.energy() if minimize != 0 else before
+        after, why = before, ""
+        try:
+            if minimize is None or minimize > 0:
+                mm.LocalEnergyMinimizer.minimize(context, tolerance, minimize or 0, reporter)
+                after = self.energy()
+            else:
+                context.applyConstraints(1e-5)
+        except mm.OpenMMException as error:
+            after, why = math.nan, f" ({error})"
         if not np.isfinite(after):
             raise RuntimeError(
-                f"the force field cannot start from this frame: its energy is {after}. {self._closest()}"
+                f"the force field cannot start from this frame: its energy is {after}{why}. {self._closest(placed)}"
             )
         marks.append(time.perf_counter())
         relaxed = self.backbone()
@@ -264,7 +268,7 @@ class ClassicalModel:
         return Entry(
             energy_placed=before,
             energy_minimized=after,
-            moved=_rmsd(relaxed, start),
+            moved=_rmsd(relaxed, placed[self.backbone_atoms]),
             backbone=relaxed,
             displaced=displaced,
             seconds=dict(zip(("place", "minimize", "equilibrate"), spent.tolist(), strict=True)),
@@ -312,12 +316,6 @@ class ClassicalModel:
         self._rest = self.positions()
         self._vectors = _box_of(self.simulation.context)
 
-    def _minimize(self, tolerance: float, iterations: int, reporter: Any) -> None:
-        try:
-            mm.LocalEnergyMinimizer.minimize(self.simulation.context, tolerance, iterations, reporter)
-        except mm.OpenMMException as error:
-            raise RuntimeError(f"the force field cannot start from this frame ({error}). {self._closest()}") from error
-
     def _run(self, picoseconds: float) -> None:
         steps = round(picoseconds / self.settings.timestep)
         for done in range(0, steps, _CHUNK):
@@ -336,12 +334,11 @@ class ClassicalModel:
         for name, value in self._parameters.items():
             context.setParameter(name, value)
 
-    def _closest(self) -> str:
+    def _closest(self, positions: np.ndarray) -> str:
         """Which atoms of the protein lie closest, for messages."""
-        positions = self.positions()
         heavy = self.model.heavy
         if not np.isfinite(positions[heavy]).all():
-            return "Positions are not finite."
+            return "Its positions are not finite."
         atoms = list(self.model.topology.atoms())
         bonded = {tuple(sorted((first.index, second.index))) for first, second in self.model.topology.bonds()}
         pairs = cKDTree(positions[heavy]).query_pairs(0.2, output_type="ndarray")

@@ -14,6 +14,8 @@ from openmm_starmd.periodic import nearest_image
 
 OVERLAP = 0.24
 """Distance, nm, from a heavy atom of the protein to a water's oxygen under which the water is moved elsewhere."""
+CUTOFF = 0.9
+"""Of the nonbonded forces in explicit solvent, nm."""
 WATERS = frozenset("HOH WAT H2O SOL DOD TIP TIP2 TIP3 TIP4 TIP5 TP3 TP4 TP5 T3P T4P SPC SPCE OPC".split())
 _GRID = 0.12  # nm between the places where a water may go
 _IMPLICIT = ("GBSAOBCForce", "CustomGBForce", "AmoebaGeneralizedKirkwoodForce")
@@ -105,7 +107,7 @@ def solvated(
     positions : np.ndarray [atoms, 3]
         nm.
     system : openmm.System
-        PME with a cutoff of 0.9 nm, rigid water, bonds to hydrogen constrained.
+        PME with a cutoff of `CUTOFF`, rigid water, bonds to hydrogen constrained.
     """
     modeller = app.Modeller(topology, positions * unit.nanometer)
     state = random.getstate()
@@ -121,12 +123,18 @@ def solvated(
         raise _refused(error) from error
     finally:
         random.setstate(state)
+    width = min(np.diag(modeller.topology.getPeriodicBoxVectors().value_in_unit(unit.nanometer)))
+    if width < 2 * CUTOFF + 0.1:
+        raise ValueError(
+            f"with padding {padding:g} nm the box is {width:.2f} nm wide, too narrow for a cutoff of {CUTOFF} nm: "
+            f"give padding={padding + CUTOFF + 0.1 - width / 2:.2f} or more"
+        )
     mass = None if hydrogen_mass is None else hydrogen_mass * unit.dalton
     system = _created(
         forcefield,
         modeller.topology,
         nonbondedMethod=app.PME,
-        nonbondedCutoff=0.9 * unit.nanometer,
+        nonbondedCutoff=CUTOFF * unit.nanometer,
         constraints=app.HBonds,
         rigidWater=True,
         hydrogenMass=mass,
