@@ -11,8 +11,8 @@ on them.
 
 Each measurement runs in a process of its own, so that peak memory is its own, with one warm-up and at least one timed
 repetition, a limit on time and, on a CPU, on memory. A dash stands for what did not fit, with the reason below the
-table. Absolute times count on a GPU; those of a CPU are the process's CPU seconds where it has one thread, so that other
-work on the machine disturbs them less, and ratios to the smallest length stand beside them.
+table. Absolute times count on a GPU; those of a CPU are the process's CPU seconds where it has one thread, so that
+other work on the machine disturbs them less, and ratios to the smallest length stand beside them.
 
 Share of peak: floating-point operations of matrix products, forward and backward (torch.utils.flop_counter; attention
 counted as 12 x heads x width x pairs of tokens that see each other, so that blocks which the mask hides and work that
@@ -106,7 +106,13 @@ def stopwatch(device: str) -> Callable[[], float]:
     return read
 
 
-def timed(work: Callable[[], Any], device: str, seconds: float, prepare: Callable[[], Any] = lambda: None) -> float:
+def timed(
+    work: Callable[[], Any],
+    device: str,
+    seconds: float,
+    prepare: Callable[[], Any] = lambda: None,
+    warm_up: bool = True,
+) -> float:
     """Median seconds of `work` after one warm-up: at least one repetition, more while time lasts, 50 at most.
 
     `prepare` runs before each and is not counted.
@@ -119,7 +125,8 @@ def timed(work: Callable[[], Any], device: str, seconds: float, prepare: Callabl
         work()
         return clock() - begin
 
-    once()
+    if warm_up:
+        once()
     times: list[float] = []
     end = time.perf_counter() + seconds
     while not times or (time.perf_counter() < end and len(times) < 50):
@@ -172,7 +179,8 @@ def measure_training(config: ModelConfig, residues: int, frames: int, device: st
     flops = operations(step)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    spent = timed(step, device, seconds)
+    # the step that was counted has warmed up all but the GPU's attention kernel
+    spent = timed(step, device, seconds, warm_up=device == "cuda")
     return {
         "frames": frames,
         "tokens_per_second": residues * frames / spent,
@@ -270,6 +278,11 @@ def measure(device: str, name: str, residues: int, arguments: argparse.Namespace
     return row
 
 
+def skipped(row: dict[str, Any]) -> bool:
+    """Whether a part of a row could not be measured."""
+    return any("skipped" in row[kind] for kind in ("training", "rollout"))
+
+
 def peak_of(gpu: str) -> float | None:
     """Dense bf16 peak of a GPU by its name, TFLOP/s."""
     return next((peak for key, peak in PEAKS.items() if all(word in gpu for word in key.split())), None)
@@ -360,6 +373,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=300.0, help="seconds for one measurement, set-up and all")
     parser.add_argument("--memory", type=float, default=16.0, help="GiB that a measurement on the CPU may take")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--resume", action="store_true", help="keep what the JSON file has, but for what was skipped")
     parser.add_argument("--json", type=Path, default=RESULTS / "results" / "throughput.json")
     parser.add_argument("--markdown", type=Path, help="file whose block results:throughput is to hold the table")
     parser.add_argument("--one", choices=["training", "rollout"], help=argparse.SUPPRESS)
@@ -374,12 +388,15 @@ def main() -> None:
             raise
         return
     rows: list[dict[str, Any]] = []
+    known = json.loads(arguments.json.read_text())["rows"] if arguments.resume and arguments.json.exists() else []
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items() if k != "one"}
     settings |= {"version": __version__, "torch": torch.__version__, "machine": platform.machine()}
     for device in arguments.devices:
         for name in arguments.presets:
             for residues in arguments.residues:
-                rows.append(measure(device, name, residues, arguments))
+                place = {"device": device, "preset": name, "residues": residues}
+                kept = [row for row in known if place.items() <= row.items() and not skipped(row)]
+                rows.append(kept[0] if kept else measure(device, name, residues, arguments))
                 # a long table survives being stopped
                 _write(arguments.json, json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
     print(table(rows))

@@ -84,7 +84,7 @@ def run(
     atoms: Annotated[Atoms | None, typer.Option(help="Atoms of a frame; the most that the weights know.")] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="Bundled name, directory or safetensors file; starmd-mini-v1 by default."),
+        typer.Option(help="Bundled name, directory, safetensors file or hf:ORGANISATION/NAME; bundled by default."),
     ] = None,
     device: Annotated[
         str | None,
