@@ -9,15 +9,13 @@ import numpy as np
 from openmm import app
 
 from openmm_starmd.completion import ideal_oxygen
-from openmm_starmd.geometry.ideal import IDEAL, OXT, ideal_atoms
+from openmm_starmd.geometry.ideal import IDEAL, OXT, PROLINE_CG_CD, PROLINE_N_CD, ideal_atoms
 from openmm_starmd.geometry.residues import AMINO_ACIDS, CHI_ATOMS, UNKNOWN, atoms_moved_by_chi
-from openmm_starmd.geometry.torsions import axes_of, dihedral, frame_axes, rotate_about
+from openmm_starmd.geometry.torsions import axes_of, close_ring, dihedral, frame_axes, rotate_about
 
 GEOMETRIES = ("input", "ideal")
 PUCKER = np.deg2rad(45.0)
 """Largest χ1 of proline, radians: the ring closes no further out. An input's own larger angle is kept."""
-PROLINE_N_CD = 0.1473
-"""N-CD of proline, nm (Engh and Huber 2001)."""
 _PSI_AND_CHI = [1, 3, 4, 5, 6]
 
 
@@ -113,8 +111,7 @@ class BackMap:
                 elif atom.name not in ("N", "CA", "C"):
                     ideal[atom.index] = made[i, order.index(atom.name)]
         _, n, cg, cd = self._rings.T
-        length = float(np.linalg.norm(IDEAL["PRO"]["CD"][1]))
-        ideal[cd] = close_ring(ideal[n], ideal[cg], ideal[cd], PROLINE_N_CD, length)
+        ideal[cd] = close_ring(ideal[n], ideal[cg], ideal[cd], PROLINE_N_CD, PROLINE_CG_CD)
         mapped = self.with_geometry(ideal)
         # the table's N, CA and C differ a little from the input's, and so did the angles
         return self.with_geometry(mapped.place(own, torsions))
@@ -197,32 +194,6 @@ class BackMap:
         here = placed[..., cd, :]
         closed = close_ring(placed[..., n, :], placed[..., cg, :], here, *self._ring_bonds)
         placed[..., cd, :] = np.where(asked, closed, here)
-
-
-def close_ring(n: np.ndarray, cg: np.ndarray, cd: np.ndarray, n_cd, cg_cd) -> np.ndarray:
-    """The place nearest to `cd` at the distances `n_cd` and `cg_cd` from `n` and `cg`.
-
-    Parameters
-    ----------
-    n, cg, cd : np.ndarray [..., 3]
-        nm.
-    n_cd, cg_cd : float or np.ndarray [...]
-        nm.
-
-    Returns
-    -------
-    np.ndarray [..., 3]
-        On the line n-cg where they are too far apart.
-    """
-    between = cg - n
-    span = np.linalg.norm(between, axis=-1)
-    along = between / np.maximum(span, 1e-9)[..., None]
-    foot = np.clip((span**2 + n_cd**2 - cg_cd**2) / (2 * np.maximum(span, 1e-9)), -n_cd, n_cd)
-    height = np.sqrt(np.maximum(n_cd**2 - foot**2, 0.0))
-    arm = cd - n
-    aside = arm - np.sum(arm * along, -1, keepdims=True) * along
-    aside = aside / np.maximum(np.linalg.norm(aside, axis=-1, keepdims=True), 1e-9)
-    return n + foot[..., None] * along + height[..., None] * aside
 
 
 def _rotated(axes: np.ndarray, arms: np.ndarray) -> np.ndarray:

@@ -69,3 +69,29 @@ def frame_axes(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     y = second - np.sum(second * x, -1, keepdims=True) * x
     y = y / np.maximum(np.linalg.norm(y, axis=-1, keepdims=True), 1e-12)
     return np.stack([x, y, np.cross(x, y)], axis=-1)
+
+
+def close_ring(n: np.ndarray, cg: np.ndarray, cd: np.ndarray, n_cd, cg_cd) -> np.ndarray:
+    """The place nearest to `cd` at the distances `n_cd` and `cg_cd` from `n` and `cg`.
+
+    Parameters
+    ----------
+    n, cg, cd : np.ndarray [..., 3]
+        nm.
+    n_cd, cg_cd : float or np.ndarray [...]
+        nm.
+
+    Returns
+    -------
+    np.ndarray [..., 3]
+        On the line n-cg where they are too far apart.
+    """
+    between = cg - n
+    span = np.linalg.norm(between, axis=-1)
+    along = between / np.maximum(span, 1e-9)[..., None]
+    foot = np.clip((span**2 + n_cd**2 - cg_cd**2) / (2 * np.maximum(span, 1e-9)), -n_cd, n_cd)
+    height = np.sqrt(np.maximum(n_cd**2 - foot**2, 0.0))
+    arm = cd - n
+    aside = arm - np.sum(arm * along, -1, keepdims=True) * along
+    aside = aside / np.maximum(np.linalg.norm(aside, axis=-1, keepdims=True), 1e-9)
+    return n + foot[..., None] * along + height[..., None] * aside
