@@ -11,6 +11,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import openmm as mm
 from openmm import unit
 
 from openmm_starmd.quantities import in_unit
@@ -69,11 +70,16 @@ def validate(
         If an argument does not fit or the force field does not know a residue. A frame that the force field refuses is
         no error but a verdict.
     """
-    model = simulation.classical_model(**classical)
-    frame = present_frame(simulation)
-    return judge(
-        model, frame, duration, minimize=minimize, seed=seed, spread=spread or own_spread(simulation), limits=limits
-    )
+    if simulation.integrator.segment is not None:
+        raise ValueError("a classical segment is running, which a verdict would disturb: leave it first")
+    frame, spread = present_frame(simulation), spread or own_spread(simulation)
+    # the Reference platform has one random stream for all Contexts, which a checkpoint of the simulation holds too
+    state = simulation.context.createCheckpoint()
+    try:
+        model = simulation.classical_model(**classical)
+        return judge(model, frame, duration, minimize=minimize, seed=seed, spread=spread, limits=limits)
+    finally:
+        mm.Context.loadCheckpoint(simulation.context, state)
 
 
 def judge(

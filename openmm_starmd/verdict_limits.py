@@ -36,9 +36,9 @@ class Limits:
         Share of the frame's contacts that must survive the segment for its fold to have held.
     """
 
-    energy: tuple[float, float] = (12.0, 40.0)
+    energy: tuple[float, float] = (8.0, 40.0)
     moved: tuple[float, float] = (0.05, 0.15)
-    force: tuple[float, float] = (4000.0, 20000.0)
+    force: tuple[float, float] = (3000.0, 20000.0)
     drift: tuple[float, float] = (2.0, 4.0)
     heat: tuple[float, float] = (1.15, 2.0)
     contacts: float = 0.6
