@@ -3,7 +3,7 @@
     python benchmarks/verdict.py                       # 50 MD frames and 50 spoiled ones of training proteins
 
 Frames are judged by 1 ps of MD after at most 100 iterations of minimisation; drift is compared with the reference MD's
-own RMSD at that lag. The limits were fitted on other frames (three of replica 1 of 14 training proteins, first and last
+own RMSD at that lag. A frame that inspection finds broken is not simulated. The limits were fitted on other frames (three of replica 1 of 14 training proteins, first and last
 included, which are left out here). Every frame is written to the JSON file as it is done, and a second call goes on.
 """
 
@@ -41,10 +41,9 @@ def cases(md: int, spoiled: int, lengths: dict[str, int], seed: int) -> list[dic
         # the first, middle and last frame took part in fitting the limits
         middle = (lengths[name] - 1) // 2
         frame = int(rng.choice([k for k in range(1, lengths[name] - 1) if k != middle]))
-        kind, severity = ("", "") if i < md else combinations[(i - md) % len(combinations)]
-        made.append(
-            {"protein": name, "replica": replica, "frame": frame, "kind": kind, "severity": severity, "seed": i}
-        )
+        kind, severity = combinations[i % len(combinations)] if is_spoiled else ("", "")
+        case = {"protein": name, "replica": replica, "frame": frame, "kind": kind, "severity": severity}
+        made.append(case | {"seed": number})
     return made
 
 
@@ -62,6 +61,7 @@ def judge_case(case: dict[str, Any], reference: Reference) -> dict[str, Any]:
         minimize=ITERATIONS,
         seed=case["seed"],
         spread=reference.spread,
+        stop_if_broken=True,
     )
     labels = [protein.residue_label(i) for i in truth]
     return case | {

@@ -230,7 +230,8 @@ class _Runner:
             simulation.step(plan.surrogate)
             if cycle == block:
                 seed = _draws(simulation)
-                verdict = validate(simulation, plan.duration, minimize=plan.minimize, seed=seed, **plan.settings)
+                options = {"minimize": plan.minimize, "seed": seed, "stop_if_broken": "broken" not in plan.accept}
+                verdict = validate(simulation, plan.duration, **options, **plan.settings)
                 if verdict.status not in plan.accept:
                     break
             if plan.classical:

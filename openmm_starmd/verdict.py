@@ -36,6 +36,7 @@ def validate(
     seed: int = 0,
     spread: Spread | None = None,
     limits: Limits = LIMITS,
+    stop_if_broken: bool = False,
     **classical: Any,
 ) -> Verdict:
     """Judge the present frame of a simulation by a classical segment on the side.
@@ -56,6 +57,8 @@ def validate(
         What the drift is compared with; by default the history's own frames, or the MD of the training proteins where
         the history is too short.
     limits : Limits
+    stop_if_broken : bool
+        Spare a frame that inspection finds broken the minimisation and the segment; their figures are nan then.
     **classical
         Force field, solvent, platform and all else that ``simulation.classical()`` takes; one model is built for each
         combination, at its first use.
@@ -77,7 +80,16 @@ def validate(
     state = simulation.context.createCheckpoint()
     try:
         model = simulation.classical_model(**classical)
-        return judge(model, frame, duration, minimize=minimize, seed=seed, spread=spread, limits=limits)
+        return judge(
+            model,
+            frame,
+            duration,
+            minimize=minimize,
+            seed=seed,
+            spread=spread,
+            limits=limits,
+            stop_if_broken=stop_if_broken,
+        )
     finally:
         mm.Context.loadCheckpoint(simulation.context, state)
 
@@ -91,6 +103,7 @@ def judge(
     seed: int = 0,
     spread: Spread = TRAINING_MD,
     limits: Limits = LIMITS,
+    stop_if_broken: bool = False,
 ) -> Verdict:
     """Judge any frame of the protein of `model`; see :func:`validate`."""
     try:
@@ -104,7 +117,7 @@ def judge(
     bench = _BENCHES.get(model)
     if bench is None:
         bench = _BENCHES[model] = Bench(model)
-    return bench.judge(frame, picoseconds, minimize, seed, spread, limits)
+    return bench.judge(frame, picoseconds, minimize, seed, spread, limits, stop_if_broken)
 
 
 def frame_at(model: ClassicalModel, positions: np.ndarray) -> Drawn:

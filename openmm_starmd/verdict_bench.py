@@ -71,8 +71,16 @@ class Bench:
         self._start_energy: dict[int | None, float] = {}
 
     def judge(
-        self, frame: Drawn, duration: float, minimize: int | None, seed: int, spread: Spread, limits: Limits
+        self,
+        frame: Drawn,
+        duration: float,
+        minimize: int | None,
+        seed: int,
+        spread: Spread,
+        limits: Limits,
+        stop_if_broken: bool,
     ) -> Verdict:
+        """The arguments of :func:`openmm_starmd.verdict.judge`, `duration` in ps."""
         model = self._model()
         began = time.perf_counter()
         drawn = self._inspector.inspect(frame.positions, placed=frame.placed)
@@ -111,7 +119,8 @@ class Bench:
             seconds=0.0,
             settings=settings,
         )
-        if not drawn.count("position"):
+        hopeless = stop_if_broken and any(finding.grave for finding in findings)
+        if not drawn.count("position") and not hopeless:
             verdict, more = self._run(model, verdict, frame, duration, minimize, seed, limits)
             findings += more
         findings.sort(key=lambda finding: not finding.grave)

@@ -188,6 +188,13 @@ def test_what_a_minimisation_would_hide_is_broken_and_named(model, protein, star
     assert "drop the frame" in verdict.advice
 
 
+def test_a_broken_frame_can_be_spared_the_dynamics(model, protein, start):
+    verdict = judge(model, frame_at(model, mirrored(protein, start, 5)), 0.2, stop_if_broken=True)
+    assert verdict.status == "broken" and verdict.residues[0] == protein.residue_label(5)
+    assert verdict.duration == 0 and verdict.minimized is None and not verdict.fold_held
+    assert math.isnan(verdict.energy_minimized) and "-" in str(verdict)
+
+
 def test_a_strained_frame_is_between(model, protein, start):
     made = start.copy()
     bond = start[atom(protein, 4, "N")] - start[atom(protein, 3, "C")]
