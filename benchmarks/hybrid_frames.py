@@ -70,9 +70,9 @@ def measure(reference: Reference, frame: Drawn, seed: int) -> dict[str, Any]:
 
 
 def compare(learned: list[dict[str, Any]], md: list[dict[str, Any]]) -> dict[str, Any]:
-    """Learned frames against MD frames of the same protein."""
+    """Learned frames against MD frames of the same protein, at least two of each."""
     energies = np.array([row["energy_per_residue"] for row in md])
-    mean, deviation = float(energies.mean()), float(energies.std(ddof=1)) if len(md) > 1 else float("nan")
+    mean, deviation = float(energies.mean()), float(energies.std(ddof=1))
     scores = (np.array([row["energy_per_residue"] for row in learned]) - mean) / deviation
     moved = 10 * np.array([row["moved"] for row in learned])
     return {
@@ -170,7 +170,8 @@ def main() -> None:
                 if len(mine[source]) == i:
                     mine[source].append(measure(reference, frames[i], seed=i))
                     print(name, source, i, mine[source][-1]["status"], mine[source][-1]["findings"], flush=True)
-            results[name] = compare(mine["learned"][: options.frames], mine["md"][: options.frames])
+            if i:
+                results[name] = compare(mine["learned"][: options.frames], mine["md"][: options.frames])
             save()
     print(table(results))
 

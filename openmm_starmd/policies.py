@@ -218,8 +218,8 @@ class _Runner:
             why = verdict.findings[0].text if verdict.findings else "no finding"
             raise PolicyError(
                 f"{self._failures} attempts in a row to go on from step {first} ended in a {verdict.status} frame"
-                f"{where}: {why}. The simulation is at step {first}, the last good one. Try fewer surrogate frames, a shorter "
-                "stride, or validate() of the start structure",
+                f"{where}: {why}. The simulation is at step {first}, the last good one. Try fewer surrogate frames, a "
+                "shorter stride, or validate() of the start structure",
                 verdict,
             )
 
