@@ -3,8 +3,9 @@
     python benchmarks/verdict.py                       # 50 MD frames and 50 spoiled ones of training proteins
 
 Frames are judged by 1 ps of MD after at most 100 iterations of minimisation; drift is compared with the reference MD's
-own RMSD at that lag. A frame that inspection finds broken is not simulated. The limits were fitted on other frames (three of replica 1 of 14 training proteins, first and last
-included, which are left out here). Every frame is written to the JSON file as it is done, and a second call goes on.
+own RMSD at that lag. A frame that inspection finds broken is not simulated. The limits were set by other frames (first,
+middle and last ones of training proteins, which are left out here). Every frame is written to the JSON file as it is
+done, and a second call goes on.
 """
 
 from __future__ import annotations
