@@ -1,12 +1,15 @@
 """Windows, objective and recipe: what is drawn, what is learned, what a killed run leaves."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import mdtraj
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from openmm_starmd.analysis.flexibility import rmsf
 from openmm_starmd.data.trajectories import load_protein
 from openmm_starmd.data.windows import Batch, WindowDataset, WindowSettings, chained, window_frames
 from openmm_starmd.geometry.rigid import backbone_from_rigids, rigids_from_backbone, superposition
@@ -22,10 +25,28 @@ from .test_network import NARROW
 
 lightning = pytest.importorskip("lightning", reason="training needs the extra `train`")
 
+from openmm_starmd.cli import app  # noqa: E402
+from openmm_starmd.training.average import Average  # noqa: E402
+from openmm_starmd.training.machines import Machines  # noqa: E402
 from openmm_starmd.training.module import learning_rate_factor  # noqa: E402
 from openmm_starmd.training.objective import noise_batch, objective, recipe_objective  # noqa: E402
-from openmm_starmd.training.recipe import Recipe, load_proteins, recipe_for, train  # noqa: E402
-from openmm_starmd.training.settings import OptimizerSettings  # noqa: E402
+from openmm_starmd.training.recipe import (  # noqa: E402
+    Recipe,
+    load_proteins,
+    recipe_for,
+    released_config,
+    train,
+    validation_proteins,
+)
+from openmm_starmd.training.rollouts import roll_out, trials  # noqa: E402
+from openmm_starmd.training.runlog import RunLog  # noqa: E402
+from openmm_starmd.training.settings import (  # noqa: E402
+    OptimizerSettings,
+    ValidationSettings,
+    differences,
+    read_recipe,
+    recipe_from_dict,
+)
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +256,179 @@ def test_killed_run_resumes_to_the_same_weights(tree, tmp_path):
     first, second = load_weights(unbroken), load_weights(resumed)
     for (name, a), b in zip(first.network.state_dict().items(), second.network.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("name", ["mini", "paper"])
+def test_a_recipe_is_its_json(name, tmp_path):
+    recipe = recipe_for(name)
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(asdict(recipe)))
+    assert read_recipe(path) == recipe and read_recipe(path, recipe_for("paper")) == recipe
+    part = {"steps": 7, "optimizer": {"learning_rate": 1}, "objective": {"weights": [["fape", 1.0]]}}
+    changed = recipe_from_dict(part, recipe)
+    assert changed.steps == 7 and changed.optimizer.learning_rate == 1.0 and changed.optimizer.warmup == 200
+    assert changed.objective.weights == (("fape", 1.0),) and changed.model == recipe.model
+    assert [d.partition(":")[0] for d in differences(recipe, changed)] == [
+        "objective.weights",
+        "optimizer.learning_rate",
+        "steps",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"stepz": 1, "windows": {"lenght": 4}}, r"unknown settings stepz, windows\.lenght"),
+        ({"model": {"schedule": {"beta": 1.0}}}, r"unknown settings model\.schedule\.beta"),
+        ({"steps": "many"}, "steps is 'many'"),
+        ({"steps": True}, "steps is True"),
+        ({"windows": 3}, "windows must be a mapping"),
+        ({"precision": "16"}, "precision is '16'; choose one of auto, 32, bf16"),
+        ({"accumulate": 0}, "accumulate is 0"),
+        ({"windows": {"stride_min": 0.0}}, "strides 0.0 to"),
+        ({"validation": {"frames": 1}}, "frames at least 2"),
+    ],
+)
+def test_recipes_name_what_is_wrong(values, message):
+    with pytest.raises(ValueError, match=message):
+        recipe_from_dict(values)
+
+
+def test_average_follows_the_weights_and_leaves_them_alone():
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 2)
+    average = Average(layer)
+    first = {name: value.clone() for name, value in layer.state_dict().items()}
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(1.0)
+    average.update(0.75)
+    full = average.full()
+    for name, value in layer.state_dict().items():
+        assert torch.equal(value, first[name] + 1.0) and torch.allclose(full[name], first[name] + 0.25)
+    other = Average(layer)
+    other.load(full)
+    assert all(torch.equal(other.full()[name], value) for name, value in full.items())
+    assert all(torch.equal(value, first[name] + 1.0) for name, value in layer.state_dict().items())
+
+
+def test_log_is_cut_to_the_checkpoint(tmp_path):
+    log = RunLog(tmp_path / "log.csv", ["loss", "valid/x"])
+    log.begin(0)
+    for step in range(1, 6):
+        log.write(step, {"loss": step / 3} if step != 4 else {"loss": 0.1, "valid/x": 1.0})
+    with open(tmp_path / "log.csv", "a") as file:
+        file.write("6,0.25")  # torn by a kill
+    log.begin(4)
+    log.write(5, {"loss": 5 / 3})
+    rows = [line.split(",") for line in (tmp_path / "log.csv").read_text().splitlines()]
+    assert [row[0] for row in rows] == ["step", "1", "2", "3", "4", "5"] and rows[4] == ["4", "0.1", "1.0"]
+    assert float(rows[1][1]) == 1 / 3 and rows[5] == ["5", repr(5 / 3), ""]
+    with pytest.raises(ValueError, match="not the log of this run"):
+        RunLog(tmp_path / "log.csv", ["loss"]).begin(4)
+
+
+def test_validation_holds_rollouts_against_md(tree, tmp_path):
+    """The replica left out of training is the measure; without one, the replicas trained on are."""
+    trained = load_proteins([tree], exclude=["frag:2"])
+    left_out = validation_proteins([tree], ["frag"], ["frag:2"], trained)
+    assert [len(replica) for replica in left_out[0].replicas] == [12]
+    assert [len(r) for r in validation_proteins([tree], ["frag:1"], ["frag:2"], trained)[0].replicas] == [60]
+    assert len(validation_proteins([tree], ["frag"], [], trained)[0].replicas) == 2
+    with pytest.raises(ValueError, match="no MD of nobody"):
+        validation_proteins([tree], ["nobody"], [], trained)
+
+    recipe = replace(
+        narrow_recipe(4), validation=ValidationSettings(("frag",), every=2, frames=4, stride=2.0), log_every=3
+    )
+    config = released_config(recipe, trained)
+    trial = trials(left_out, recipe.validation, config)[0]
+    # twelve frames hold one stretch of four that are two apart
+    alphas = left_out[0].replicas[0].rigids(np.arange(0, 8, 2)).translations.double().numpy()
+    assert np.allclose(trial.rmsf, rmsf(alphas)) and trial.rmsf.min() > 0
+    with pytest.raises(ValueError, match="too short to validate"):
+        trials(left_out, replace(recipe.validation, stride=20.0), config)
+    with pytest.raises(ValueError, match="outside the 1 to 20 ps"):
+        trials(left_out, replace(recipe.validation, stride=100.0), config)
+
+    weights = train(trained, tmp_path / "run", recipe, validation=left_out, accelerator="cpu", progress=False)
+    rows = [line.split(",") for line in (tmp_path / "run" / "log.csv").read_text().splitlines()]
+    assert [row[0] for row in rows] == ["step", "2", "3", "4"]
+    place = rows[0].index("valid/frag")
+    assert rows[0][place:] == ["valid/frag", "rmsf_r/frag", "rmsf_ratio/frag"]
+    assert rows[1][place] and not rows[1][1], "step 2: rollouts, no losses"
+    assert not rows[2][place] and rows[2][1], "step 3: losses, no rollouts"
+    # the last row's rollouts are those of the weights that were kept
+    again = roll_out(load_weights(weights).network, trial, "cpu")
+    assert [float(x) for x in rows[3][place:]] == pytest.approx(list(again.values()), rel=1e-6)
+    # and validation leaves training as it is
+    plain = train(trained, tmp_path / "plain", replace(recipe, validation=ValidationSettings()), accelerator="cpu")
+    for run in ("run", "plain"):
+        assert (tmp_path / run / "log.csv").read_text().count("\n") == (4 if run == "run" else 3)
+    files = [folder / "model.safetensors" for folder in (weights, plain)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_is_kept(tree, tmp_path):
+    proteins = load_proteins([tree])
+    recipe = replace(
+        narrow_recipe(4, save_every=2), log_every=2, optimizer=OptimizerSettings(learning_rate=1e30, warmup=0)
+    )
+    with pytest.raises(ValueError, match="not a finite number"):
+        train(proteins, tmp_path, recipe, accelerator="cpu", progress=False)
+    values = load_weights(tmp_path / "weights").network.parameters()
+    assert not (tmp_path / "last.ckpt").exists() and all(torch.isfinite(v).all() for v in values)
+
+
+def test_command_trains_from_a_file_of_settings(tree, tmp_path):
+    config = tmp_path / "settings.json"
+    config.write_text(json.dumps({"model": NARROW, "steps": 50, "windows": {"tokens": 80}, "save_every": 2}))
+    words = ["train", "--data", str(tree), "--config", str(config), "--accelerator", "cpu", "--exclude", "frag:2"]
+    runner = CliRunner()
+    shown = runner.invoke(app, [*words, "--dry-run"])
+    assert shown.exit_code == 0, shown.output
+    for word in ("parameters", "activations", "peak memory", "steps/s", "tokens/s", "frag: 1 x 8 frames x 10 residues"):
+        assert word in shown.output
+    assert {path.name for path in tmp_path.iterdir()} == {"settings.json"}
+    run = tmp_path / "run"
+    done = runner.invoke(app, [*words, "-o", str(run), "--max-steps", "2", "--tokens", "40", "--checkpointing"])
+    assert done.exit_code == 0, done.output
+    recipe = read_recipe(run / "recipe.json")
+    assert (recipe.steps, recipe.windows.tokens, recipe.checkpointing, recipe.save_every) == (2, 40, True, 2)
+    assert recipe.model.name == "run" and json.loads((run / "weights" / "config.json").read_text())["name"] == "run"
+    # recipe.json is such a file: recomputing blocks changes nothing, and another token budget is refused by name
+    words[words.index(str(config))] = str(run / "recipe.json")
+    refused = runner.invoke(app, [*words, "-o", str(run), "--resume", "--max-steps", "3", "--tokens", "80"])
+    assert refused.exit_code == 2 and "windows.tokens: 40 -> 80" in refused.output
+    resumed = runner.invoke(app, [*words, "-o", str(run), "--resume", "--max-steps", "3"])
+    assert resumed.exit_code == 0, resumed.output
+    fine = tmp_path / "fine"
+    tuned = runner.invoke(
+        app, [*words[:3], *words[5:], "-o", str(fine), "--from", str(run / "weights"), "--max-steps", "1"]
+    )
+    assert tuned.exit_code == 0, tuned.output
+    assert read_recipe(fine / "recipe.json").start_from == str(run / "weights")
+    for wrong, message in [
+        (["train", "-o", "x"], "no data"),
+        (words, "--output RUN is missing"),
+        ([*words, "-o", str(tmp_path / "y"), "--strategy", "fsdp"], "needs GPUs"),
+        ([*words, "-o", str(tmp_path / "y"), "--validate", "nobody"], "no MD of nobody"),
+        ([*words, "-o", str(tmp_path / "y"), "--devices", "many"], "devices is 'many'"),
+    ]:
+        outcome = runner.invoke(app, wrong)
+        assert outcome.exit_code == 2 and message in outcome.output, outcome.output
+    assert not (tmp_path / "y").exists()
+
+
+def test_tensorboard_is_asked_for_by_name(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr("openmm_starmd.training.machines.TensorBoardLogger", _missing)
+    with pytest.raises(ImportError, match="pip install tensorboard"):
+        train(load_proteins([tree]), tmp_path / "run", narrow_recipe(1), machines=Machines("cpu", logger="tensorboard"))
+    assert not (tmp_path / "run").exists()
+
+
+def _missing(*args, **kwargs):
+    raise ModuleNotFoundError("Neither `tensorboard` nor `tensorboardX` is available")
 
 
 def test_weights_round_trip_and_refuse_what_does_not_fit(tmp_path):

@@ -37,7 +37,7 @@ def train(
             help="Protein, or NAME:R, that the weights draw short rollouts of as they train; repeatable.",
         ),
     ] = None,
-    name: Annotated[str, typer.Option(help="Name of the weights; that of RUN by default.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the weights; that in FILE or of RUN by default.")] = "",
     start_from: Annotated[
         str | None, typer.Option("--from", metavar="WEIGHTS", help="Weights to fine-tune, in place of random ones.")
     ] = None,
@@ -106,11 +106,13 @@ def train(
             weights = load_weights(start_from)
             network = weights.network
             recipe = _changed(recipe, {"model": weights.config, "start_from": start_from})
+        if config is not None and recipe.model.name != base.model.name:
+            name = name or recipe.model.name
         name = name or (output.name if output else preset)
         recipe = _changed(
             recipe,
             {
-                "steps": max_steps or (20_000 if config is None else None),
+                "steps": max_steps,
                 "model.name": name,
                 "windows.tokens": tokens,
                 "accumulate": accumulate,

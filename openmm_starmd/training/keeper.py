@@ -70,7 +70,6 @@ class Keeper(Callback):
         self.bar.update(1)
         last = self.step == self.recipe.steps
         row: dict[str, float] = {}
-        # a loss that is not finite must not get into the checkpoint
         if last or self.step % self.recipe.log_every == 0:
             row = self._means(trainer, pl_module)
         averaged: dict[str, Tensor] | None = None
@@ -83,6 +82,7 @@ class Keeper(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(row, self.step)
         if last or self.step % self.recipe.save_every == 0:
+            pl_module.check()  # what is not finite must not get into weights and checkpoint
             averaged = pl_module.average.full() if averaged is None else averaged
             if trainer.is_global_zero:
                 save_weights(self.folder / "weights", network_of(averaged, self.config), self.config)

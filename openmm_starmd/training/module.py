@@ -45,8 +45,6 @@ class StarMDModule(lightning.LightningModule):
     ----------
     average : Average
         From the start of training on.
-    finite : bool
-        Whether every loss and gradient norm read by :meth:`means` so far was a finite number.
     """
 
     def __init__(self, network: Network, recipe: Recipe) -> None:
@@ -122,12 +120,16 @@ class StarMDModule(lightning.LightningModule):
         Raises
         ------
         ValueError
-            If one of them is not a finite number.
+            See :meth:`check`.
         """
-        values = (self._totals / max(1, self._steps)).tolist()
+        found = self.check()
         self._totals.zero_()
         self._steps = 0
-        found = dict(zip(self.names, values, strict=True))
+        return found
+
+    def check(self) -> dict[str, float]:
+        """What :meth:`means` will say, or a ValueError if one of the figures is not a finite number."""
+        found = dict(zip(self.names, (self._totals / max(1, self._steps)).tolist(), strict=True))
         bad = [name for name, value in found.items() if not math.isfinite(value)]
         if bad:
             raise ValueError(

@@ -106,7 +106,7 @@ class Recipe:
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     validation: ValidationSettings = field(default_factory=ValidationSettings)
-    steps: int = 10_000
+    steps: int = 20_000
     accumulate: int = 1
     precision: str = "auto"
     checkpointing: bool = False
