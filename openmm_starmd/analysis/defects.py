@@ -5,8 +5,8 @@ looking at them. Each kind has two limits. Beyond the first a defect is MILD: mo
 minimisation mends it. Beyond the second it is GRAVE: what a minimisation makes of it is another molecule, or luck.
 
 Limits come from the MD of 59 training proteins (amber14, OBC2, 300 K; 68 runs of 20 frames; 131,000 bonds N-CA and
-CA-C, 64,000 peptide bonds, 340 frames of contacts), held-out proteins left out. Three runs are left out of chirality, for a
-residue of theirs has the wrong hand throughout:
+CA-C, 64,000 peptide bonds, 340 frames of contacts), held-out proteins left out. Three runs do not count for chirality:
+a residue of theirs has the wrong hand throughout.
 
 ========== ============================================================== ============ ======= =======
 kind       measured                                                       MD, extreme  mild    grave
