@@ -84,10 +84,13 @@ class AllAtomModel:
         # in the axes of the first residue, so that a rotated input gets the same hydrogens
         anchor = complete.positions[complete.backbone[0]]
         axes = axes_of(anchor)
-        modeller = app.Modeller(topology, (positions - anchor[1]) @ axes * unit.nanometer)
-        with _seeded():
-            modeller.addHydrogens(pH=pH, platform=Platform.getPlatformByName("Reference"))
-        _check_templates(protein, modeller.topology, forcefield)
+        local = (positions - anchor[1]) @ axes * unit.nanometer
+        try:
+            # without a force field amide and aromatic hydrogens come out of plane, by up to 70 degrees
+            modeller = _hydrogenated(topology, local, forcefield, pH)
+        except ValueError:
+            modeller = _hydrogenated(topology, local, None, pH)
+            _check_templates(protein, modeller.topology, forcefield)
         built = np.array(modeller.positions.value_in_unit(unit.nanometer)) @ axes.T + anchor[1]
         places = [{atom.name: atom.index for atom in residue.atoms()} for residue in modeller.topology.residues()]
         heavy = np.array([places[residue][name] for residue, name in at])
@@ -232,6 +235,16 @@ def _seeded() -> Iterator[None]:
         random.setstate(state)
 
 
+def _hydrogenated(
+    topology: app.Topology, positions: unit.Quantity, forcefield: app.ForceField | None, pH: float
+) -> app.Modeller:
+    """The molecule with hydrogens, to the same bits every time."""
+    modeller = app.Modeller(topology, positions)
+    with _seeded():
+        modeller.addHydrogens(forcefield, pH=pH, platform=Platform.getPlatformByName("Reference"))
+    return modeller
+
+
 def _with_termini(mapping: BackMap, bonded: np.ndarray) -> tuple[app.Topology, np.ndarray, list[tuple[int, str]]]:
     """The heavy atoms with OXT at every end, each unbroken stretch a chain of its own.
 
@@ -272,12 +285,21 @@ def _with_termini(mapping: BackMap, bonded: np.ndarray) -> tuple[app.Topology, n
 
 def _check_templates(protein: Protein, topology: app.Topology, forcefield: app.ForceField) -> None:
     unmatched = forcefield.getUnmatchedResidues(topology)
-    if unmatched:
+    # it knows nothing of patches, by which CHARMM's makes termini and disulfides
+    if unmatched and not _creates_system(forcefield, topology):
         where = ", ".join(protein.residue_label(residue.index) for residue in unmatched[:8])
         raise ValueError(
             f"the force field has no template for {where}: give a ForceField that knows it (ForceField.loadFile), "
             "change the residue, or bring an all-atom topology of your own (AllAtomModel.from_topology)"
         )
+
+
+def _creates_system(forcefield: app.ForceField, topology: app.Topology) -> bool:
+    try:
+        forcefield.createSystem(topology)
+    except ValueError:
+        return False
+    return True
 
 
 def _matched(protein: Protein, kept: list[Selected]) -> list[Selected]:

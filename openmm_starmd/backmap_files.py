@@ -95,6 +95,7 @@ def backmap_trajectory(
         raise ValueError(f"geometry must be one of {', '.join(GEOMETRIES)}, not {geometry!r}")
     if output_path.resolve() == source_path.resolve():
         raise ValueError(f"{output_path} is the trajectory itself: choose another output")
+    writer = FrameWriter(output_path)
     config = _config(source_path)
     structure_path = Path(topology) if topology is not None else _structure_beside(source_path, config)
     structure = read_structure(structure_path)
@@ -114,7 +115,7 @@ def backmap_trajectory(
     placer = _Placer(protein, to, geometry, forcefield, relaxing)
     made_topology = mdtraj.Topology.from_openmm(placer.topology)
     reports: list[FrameReport] = []
-    with FrameWriter(output_path) as writer:
+    with writer:
         for backbone, heavy, chunk in frames.chunks():
             done = len(reports)
             times = chunk.time if interval is None else interval * np.arange(done + 1, done + 1 + len(backbone))

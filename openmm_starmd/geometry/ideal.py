@@ -296,6 +296,9 @@ def ideal_atoms(types: np.ndarray, backbone: np.ndarray, torsions: np.ndarray) -
     np.ndarray [..., N, 14, 3]
         nm, in the order of `ATOM_NAMES`; atoms that a type lacks lie on the origin of the residue.
     """
+    frames = np.broadcast_shapes(backbone.shape[:-3], torsions.shape[:-2])
+    backbone = np.broadcast_to(backbone, (*frames, *backbone.shape[-3:]))
+    torsions = np.broadcast_to(torsions, (*frames, *torsions.shape[-2:]))
     axes, origins = [axes_of(backbone)], [backbone[..., 1, :]]
     for group in range(1, GROUPS):
         parent, angle = GROUP_PARENT[group], torsions[..., group - 1]
