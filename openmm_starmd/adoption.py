@@ -45,7 +45,7 @@ def positions_of(simulation: app.Simulation) -> tuple[app.Topology, np.ndarray]:
 
 
 def adopt(
-    simulation: app.Simulation, protein: Protein, topology: app.Topology, positions: np.ndarray
+    simulation: app.Simulation, protein: Protein, topology: app.Topology, positions: np.ndarray, temperature: float
 ) -> ClassicalModel:
     """A model whose System, integrator, platform and solvent are those of a simulation.
 
@@ -58,6 +58,8 @@ def adopt(
     topology : openmm.app.Topology
     positions : np.ndarray [atoms, 3]
         nm.
+    temperature : float
+        K, of the velocities that segments begin with where the integrator has no thermostat.
 
     Returns
     -------
@@ -80,7 +82,11 @@ def adopt(
     known = [name for name in _PROPERTIES if name in platform.getPropertyNames()]
     properties = {name: platform.getPropertyValue(simulation.context, name) for name in known}
     settings = ClassicalSettings(
-        solvent=None, integrator=copy_integrator(integrator), platform=platform, properties=properties
+        solvent=None,
+        integrator=copy_integrator(integrator),
+        temperature=temperature,
+        platform=platform,
+        properties=properties,
     )
     model = AllAtomModel.from_topology(protein, topology, positions)
     own = AllAtomSimulation(

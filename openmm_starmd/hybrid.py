@@ -97,8 +97,14 @@ class Hybrid(app.Simulation):
     def _classical_settings(self, settings: dict[str, Any]) -> Any:
         from openmm_starmd.classical_settings import ClassicalSettings
 
-        if not settings and self._adopted is not None:
-            return self._adopted
+        if self._adopted is not None:
+            if not settings:
+                return self._adopted
+            if not {"forcefield", "solvent"} & set(settings):
+                raise ValueError(
+                    f"{', '.join(settings)}: segments run in the System, integrator and platform given to "
+                    "fromSimulation(). Change them there, or give forcefield and solvent too, for a model apart from it"
+                )
         return ClassicalSettings(**({"temperature": self.temperature} | settings))
 
     def _model_of(self, settings: Any) -> ClassicalModel:
@@ -189,8 +195,9 @@ class Hybrid(app.Simulation):
 
         topology, positions = positions_of(simulation)
         made = cls(topology, positions, **options)
-        made._adopted = adopt(simulation, made.protein, topology, positions)
-        notes = not_honoured(made._adopted, made.temperature.value_in_unit(unit.kelvin))
+        temperature = made.temperature.value_in_unit(unit.kelvin)
+        made._adopted = adopt(simulation, made.protein, topology, positions, temperature)
+        notes = not_honoured(made._adopted, temperature)
         if notes:
             warnings.warn(
                 "classical segments run in the System given, but learned frames do not honour " + "; ".join(notes),

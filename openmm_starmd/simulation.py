@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from openmm_starmd.model.config import ModelConfig
+    from openmm_starmd.model.openfold import OpenFoldFeatures
     from openmm_starmd.model.weights import Weights
 
 ATOMS = ("ca", "backbone", "heavy")
@@ -83,6 +84,9 @@ class StarMDSimulation(Hybrid):
         backbone.
     steps, max_context : int, optional
         Denoising steps per frame and frames of history; the weights' own.
+    openfold_features : OpenFoldFeatures, optional
+        For weights that condition on them, and for no others; see
+        :func:`openmm_starmd.model.openfold.load_openfold_features`.
 
     Attributes
     ----------
@@ -125,6 +129,7 @@ class StarMDSimulation(Hybrid):
         atoms: str | None = None,
         steps: int | None = None,
         max_context: int | None = None,
+        openfold_features: OpenFoldFeatures | None = None,
     ) -> None:
         from openmm_starmd.model.weights import DEFAULT_WEIGHTS, load_weights
         from openmm_starmd.rollout import make_rollout
@@ -162,9 +167,14 @@ class StarMDSimulation(Hybrid):
             device=device,
             steps=steps,
             max_context=max_context,
+            openfold_features=openfold_features,
         )
         integrator = StarMDIntegrator(
-            self.protein, rollout, atoms=atoms, torsions=config.torsions_trained, weights_id=_fingerprint(weights)
+            self.protein,
+            rollout,
+            atoms=atoms,
+            torsions=config.torsions_trained,
+            weights_id=_fingerprint(weights, openfold_features),
         )
         frame_topology = self.protein.frame_topology(atoms)
         system = frame_system(frame_topology, self.protein.box)
@@ -321,9 +331,11 @@ def _check_temperature(temperature: Any, config: ModelConfig, name: str) -> None
         )
 
 
-def _fingerprint(weights: Weights) -> str:
-    """Digest of a network's configuration and parameters, whatever the weights are called."""
+def _fingerprint(weights: Weights, features: OpenFoldFeatures | None) -> str:
+    """Digest of a network's configuration, parameters and extra input, whatever the weights are called."""
     hasher = hashlib.sha256(repr(weights.config).encode())
     for name, value in sorted(weights.network.state_dict().items()):
         hasher.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    for value in features or ():
+        hasher.update(value.detach().cpu().contiguous().numpy().tobytes())
     return hasher.hexdigest()

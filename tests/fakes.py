@@ -59,7 +59,9 @@ class FakeRollout:
         return Frame(backbone, torsions)
 
 
-def fake_make_rollout(protein, weights, *, stride, seed, device=None, steps=None, max_context=None):
+def fake_make_rollout(
+    protein, weights, *, stride, seed, device=None, steps=None, max_context=None, openfold_features=None
+):
     """In place of ``openmm_starmd.rollout.make_rollout``."""
     settings = SamplerSettings(steps=steps or 2, max_context=max_context or weights.config.max_context)
     start = torch.as_tensor(protein.backbone)[None].clone()

@@ -1,0 +1,129 @@
+"""What entering a classical segment costs: building, the first entry, later ones, and minimisation by its bound.
+
+    python benchmarks/hybrid_cost.py                        # villin from the openmm package
+    python benchmarks/hybrid_cost.py protein.pdb --json cost.json
+
+The surrogate draws frames 1 ps apart; each is entered once per bound. Set-up is amber14 in OBC2 (the native force),
+4 fs steps, on OpenMM's CPU platform. Times are medians of wall time, with the processor time beside them, for a busy
+machine stretches the first alone. The share that matters is "entry / build": an entry without minimisation and without
+equilibration, of what building cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import openmm
+import openmm.app
+
+from openmm_starmd import StarMDSimulation, __version__
+from openmm_starmd.classical import ClassicalModel
+from openmm_starmd.classical_settings import ClassicalSettings
+from openmm_starmd.running import read_structure
+
+VILLIN = Path(openmm.app.__file__).parent / "data" / "test.pdb"
+BOUNDS = (0, 10, 50, 200)
+
+
+def clocked(action) -> tuple[float, float, object]:
+    """Wall and processor seconds of a call, and what it returned."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = action()
+    return time.perf_counter() - wall, time.process_time() - cpu, result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("structure", type=Path, nargs="?", default=VILLIN)
+    parser.add_argument("--frames", type=int, default=5, help="learned frames, each entered once per bound")
+    parser.add_argument("--between", type=int, default=5, help="frames drawn between two that are entered")
+    parser.add_argument("--stride", type=float, default=1.0, help="ps")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore", UserWarning)
+
+    source = read_structure(options.structure)
+    simulation = StarMDSimulation(source.topology, source.positions, stride=options.stride, seed=1)
+    settings = ClassicalSettings(platform="CPU", properties={"Threads": str(options.threads)})
+    openmm.app.ForceField("amber14-all.xml")  # the first read of a file is the disk's time, not the model's
+    builds = [clocked(lambda: ClassicalModel(simulation.protein, settings)) for _ in range(3)]
+    build, build_cpu = (statistics.median(one[part] for one in builds) for part in (0, 1))
+    model = builds[-1][2]
+
+    def entry(bound: int, seed: int):
+        frame = simulation.integrator.present()
+        return clocked(lambda: model.enter(frame.backbone, frame.torsions, minimize=bound, equilibrate=0.0, seed=seed))
+
+    rows: dict[int, list] = {bound: [] for bound in BOUNDS}
+    first = None
+    for number in range(options.frames):
+        simulation.step(options.between)
+        if first is None:
+            first = entry(0, 0)
+        for bound in BOUNDS:
+            rows[bound].append(entry(bound, number))
+    steps = round(1 / settings.timestep)
+    per_picosecond = clocked(lambda: model.simulation.step(steps))
+
+    residues = simulation.protein.length
+    table = []
+    for bound, entries in rows.items():
+        found = [one[2] for one in entries]
+        table.append(
+            {
+                "minimize": bound,
+                "seconds": statistics.median(one[0] for one in entries),
+                "cpu_seconds": statistics.median(one[1] for one in entries),
+                "energy_per_residue_kj": statistics.median(one.energy_minimized / residues for one in found),
+                "energy_per_residue_kj_worst": max(one.energy_minimized / residues for one in found),
+                "backbone_moved_angstrom": 10 * float(np.median([one.moved for one in found])),
+            }
+        )
+    bare = table[0]
+    for row in table:
+        row["cpu_of_build"] = row["cpu_seconds"] / build_cpu
+    result = {
+        "structure": options.structure.name,
+        "residues": residues,
+        "atoms": model.simulation.topology.getNumAtoms(),
+        "build": {"seconds": build, "cpu_seconds": build_cpu},
+        "first_entry": {"seconds": first[0], "cpu_seconds": first[1]},
+        "later_entry": {"seconds": bare["seconds"], "cpu_seconds": bare["cpu_seconds"]},
+        "entry_of_build": bare["cpu_seconds"] / build_cpu,
+        "picosecond_of_md": {"seconds": per_picosecond[0], "cpu_seconds": per_picosecond[1]},
+        "entries": table,
+        "frames": options.frames,
+        "threads": options.threads,
+        "machine": {"processor": platform.processor() or platform.machine(), "cpus": os.cpu_count()},
+        "versions": {"openmm": openmm.__version__, "openmm_starmd": __version__, "python": platform.python_version()},
+    }
+
+    print(f"{options.structure.name}: {residues} residues, {result['atoms']} atoms")
+    for name in ("build", "first_entry", "later_entry", "picosecond_of_md"):
+        print(f"  {name:<18} {result[name]['seconds']:9.3f} s   {result[name]['cpu_seconds']:9.3f} s of processor")
+    print(f"  entry / build      {100 * result['entry_of_build']:9.2f} %")
+    print("minimize   seconds  processor  / build  kJ/mol/residue    worst  moved (Å)")
+    for row in table:
+        print(
+            f"{row['minimize']:8d} {row['seconds']:9.3f} {row['cpu_seconds']:10.3f} {row['cpu_of_build']:8.2f} "
+            f"{row['energy_per_residue_kj']:15.1f} {row['energy_per_residue_kj_worst']:8.1f} "
+            f"{row['backbone_moved_angstrom']:10.3f}"
+        )
+    if options.json is not None:
+        temporary = options.json.with_name(f".partial-{options.json.name}")
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
+        os.replace(temporary, options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
