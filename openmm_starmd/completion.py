@@ -117,7 +117,7 @@ def _roomiest(name: str, known: dict[str, np.ndarray], lacking: list[str], aroun
         apart = np.linalg.norm(np.array([candidate[atom] for atom in lacking])[:, None] - around[None], axis=-1)
         crowding = float((np.maximum(_CONTACT - apart, 0.0) ** 2).sum())
         if name == "PRO":
-            crowding += 100 * (np.linalg.norm(candidate["CD"] - known["N"]) - PROLINE_N_CD) ** 2
+            crowding += 100 * (float(np.linalg.norm(candidate["CD"] - known["N"])) - PROLINE_N_CD) ** 2
         if crowding < least - 1e-9:
             best, least = candidate, crowding
     if "CD" in lacking and name == "PRO":

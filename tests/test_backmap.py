@@ -3,7 +3,10 @@
 import csv
 import functools
 import json
+import os
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from openmm_starmd.frame_writer import FrameWriter
 from openmm_starmd.geometry.ideal import ATOM_MASK, ATOM_NAMES, CHI_MASK, ideal_atoms
 from openmm_starmd.geometry.residues import AMINO_ACIDS, CHI_ATOMS
 from openmm_starmd.geometry.torsions import dihedral
+from openmm_starmd.model.weights import bundled_weights
 from openmm_starmd.protein import Protein
 from openmm_starmd.turning import set_torsions
 
@@ -374,6 +378,22 @@ def test_command(folder, tmp_path):
     assert outcome.exit_code == 0, outcome.output
     assert re.search(r"7 frames, backbone to heavy: \d+ clashes left", outcome.output)
     assert mdtraj.load(str(output), top=str(tmp_path / "out.pdb")).n_frames == 7
+
+
+@pytest.mark.skipif("starmd-mini-v1" not in bundled_weights(), reason="no bundled weights")
+def test_example(tmp_path):
+    """examples/refine.py as a user runs it, on few frames with few iterations."""
+    script = Path(__file__).parents[1] / "examples" / "refine.py"
+    few = {"FRAMES": "2", "ITERATIONS": "3", "OMP_NUM_THREADS": "1", "OPENMM_CPU_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=os.environ | few, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 frames, backbone to all" in done.stdout
+    made = mdtraj.load(str(tmp_path / "refined.xtc"), top=str(tmp_path / "refined.pdb"))
+    assert (made.n_frames, made.n_atoms) == (2, 582)
+    rows = list(csv.DictReader((tmp_path / "refined.csv").open()))
+    assert all(float(row["energy_after"]) < float(row["energy_before"]) for row in rows)
 
 
 @pytest.mark.parametrize(
