@@ -138,7 +138,8 @@ class BackMap:
         np.ndarray [..., atoms, 3]
             nm.
         """
-        frames = np.broadcast_shapes(backbone.shape[:-3], self.positions.shape[:-2])
+        asked = () if torsions is None else torsions.shape[:-2]
+        frames = np.broadcast_shapes(backbone.shape[:-3], self.positions.shape[:-2], asked)
         placed = np.empty((*frames, self.positions.shape[-2], 3))
         placed[..., self._backbone, :] = backbone
         arms = _rotated(axes_of(backbone)[..., self._carrier, :, :], self._local)

@@ -154,6 +154,8 @@ def test_frames_at_once_are_frames_one_by_one(protein):
             protein.frame_positions(*pair, atoms, turned) for *pair, turned in zip(backbone, torsions, strict=True)
         ]
         assert np.abs(together - np.array(alone)).max() < 1e-12
+    many = protein.frame_positions(backbone[0], "heavy", torsions)
+    assert np.abs(many[2] - protein.frame_positions(backbone[0], "heavy", torsions[2])).max() < 1e-12
     measure = protein.backmap("heavy").measure
     assert np.array_equal(measure(together)[2], measure(together[2]), equal_nan=True)
 
