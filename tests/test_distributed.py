@@ -9,17 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from openmm_starmd.data.trajectories import LoadedReplica, ProteinData
 from openmm_starmd.data.windows import WindowDataset, WindowSettings
 from openmm_starmd.geometry.rigid import backbone_from_rigids
+from openmm_starmd.model.features import torsion_features
 from openmm_starmd.model.network import Network
 
 from .proteins import villin_features, wobbling_frames
 from .test_network import narrow
 
-lightning = pytest.importorskip("lightning", reason="training needs the extra `train`")
+pytest.importorskip("lightning", reason="training needs the extra `train`")
 
+from openmm_starmd.training.average import Average, full_state  # noqa: E402
 from openmm_starmd.training.loader import Shares  # noqa: E402
 from openmm_starmd.training.machines import Machines  # noqa: E402
 from openmm_starmd.training.module import StarMDModule  # noqa: E402
@@ -35,6 +39,9 @@ def wobbler(name: str, length: int, frames: int) -> ProteinData:
     backbone = backbone_from_rigids(rigids)[0].numpy().astype(np.float32)
     torsions = np.random.default_rng(length).uniform(-3, 3, (frames, length, 5)).astype(np.float32)
     exists = np.ones((length, 5), dtype=bool)
+    if name != "small":
+        # so that the weights which see these get a gradient in some processes only
+        features = replace(features, torsions=torsion_features(torch.from_numpy(torsions[0]), torch.from_numpy(exists)))
     return ProteinData(name, "A" * length, features, (LoadedReplica(backbone, torsions, 1.0),), exists, ~exists)
 
 
@@ -153,6 +160,7 @@ def test_two_processes_give_the_gradient_of_the_double_batch(tmp_path):
     assert len(ranks[0]) == 2
     for seen in ranks:
         assert (seen[0] - expected).norm() < 1e-5 * expected.norm()
+    assert settings.model.reference_torsions, "or no weight would be without a gradient in one process alone"
     # the ranks stay together, and the log counts what both saw
     assert torch.equal(ranks[0][1], ranks[1][1])
     alone = train(proteins(), tmp_path / "alone", replace(settings, accumulate=2), accelerator="cpu", progress=False)
@@ -162,6 +170,17 @@ def test_two_processes_give_the_gradient_of_the_double_batch(tmp_path):
     # going on with another number of batches per step would train something else
     with pytest.raises(ValueError, match="2 batches per step"):
         train(proteins(), tmp_path / "run", settings, resume=True, accelerator="cpu", progress=False)
+
+    # the average of FSDP's shards is that of the whole, and a whole one can be taken over
+    layers = small_layers()
+    average = Average(layers)
+    shift(layers)
+    average.update(0.75)
+    shards = torch.load(tmp_path / "shards.pt")
+    assert shards["sharded"], "each process held a part only"
+    for name, value in average.full().items():
+        assert torch.allclose(shards["average"][name], value) and torch.equal(shards["taken over"][name], value + 1)
+        assert torch.equal(shards["weights"][name], layers.state_dict()[name]), "the module's own weights are untouched"
 
 
 def test_machines_refuse_what_cannot_be():
@@ -194,6 +213,40 @@ def test_gpu_strategies_train_and_resume(tmp_path, strategy):
     assert json.loads(weights[0]) == json.loads(weights[1])
 
 
+def small_layers() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Linear(7, 3))
+
+
+def shift(layers: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in layers.parameters():
+            parameter.add_(1.0)
+
+
+def average_of_shards(folder: Path) -> None:
+    """The average under FSDP, on the CPU, in the process group that training has left."""
+    inner = small_layers()
+    whole = sum(parameter.numel() for parameter in inner.parameters())
+    layers = FullyShardedDataParallel(
+        inner,
+        auto_wrap_policy=ModuleWrapPolicy({torch.nn.Linear}),
+        use_orig_params=True,
+        device_id=torch.device("cpu"),
+    )
+    average = Average(layers)
+    shift(layers)
+    average.update(0.75)
+    mean = average.full()
+    found = {"average": mean, "weights": full_state(layers), "sharded": sum(v.numel() for v in average.values) < whole}
+    given = [{name: value + 1 for name, value in mean.items()}]
+    torch.distributed.broadcast_object_list(given)
+    average.load(given[0])
+    found["taken over"] = average.full()
+    if torch.distributed.get_rank() == 0:
+        torch.save(found, folder / "shards.pt")
+
+
 def main(folder: Path) -> None:
     """One of two processes of a run; Lightning starts the other with the same command."""
     torch.set_num_threads(1)
@@ -201,7 +254,8 @@ def main(folder: Path) -> None:
         seen = spy(patch)
         machines = Machines("cpu", devices=2)
         train(proteins(), folder / "run", recipe(steps=2, accumulate=1), machines=machines, progress=False)
-    torch.save(seen, folder / f"gradients-{lightning.fabric.utilities.rank_zero.rank_zero_only.rank}.pt")
+    torch.save(seen, folder / f"gradients-{torch.distributed.get_rank()}.pt")
+    average_of_shards(folder)
 
 
 if __name__ == "__main__":

@@ -372,7 +372,7 @@ def test_validation_holds_rollouts_against_md(tree, tmp_path):
 def test_a_loss_that_is_not_finite_stops_before_it_is_kept(tree, tmp_path):
     proteins = load_proteins([tree])
     recipe = replace(
-        narrow_recipe(4, save_every=2), log_every=2, optimizer=OptimizerSettings(learning_rate=1e30, warmup=0)
+        narrow_recipe(4, save_every=2), log_every=4, optimizer=OptimizerSettings(learning_rate=1e30, warmup=0)
     )
     with pytest.raises(ValueError, match="not a finite number"):
         train(proteins, tmp_path, recipe, accelerator="cpu", progress=False)

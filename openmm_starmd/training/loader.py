@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -82,7 +83,7 @@ class Data(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batches from the first step on; the trainer says when to stop."""
-        trainer = self.trainer
+        trainer: Any = self.trainer
         shares = Shares(self.dataset, self.start, self.accumulate, trainer.global_rank, trainer.world_size)
         return DataLoader(shares, batch_size=None, num_workers=self.workers, persistent_workers=self.workers > 0)
 

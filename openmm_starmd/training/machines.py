@@ -100,7 +100,7 @@ def make_trainer(machines: Machines, recipe: Recipe, output: Path, callbacks: li
     -------
     lightning.Trainer
     """
-    plugins = []
+    plugins: list[Any] = []
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
         # the run's own checkpoint resumes it; Lightning's would be a second one that nothing here keeps whole
         plugins.append(SLURMEnvironment(auto_requeue=False))

@@ -145,7 +145,7 @@ def train(
     machines = machines or Machines(accelerator=accelerator or "auto")
     config = released_config(recipe, proteins)
     dataset = WindowDataset(proteins, recipe.windows, recipe.steps)
-    validate, columns = None, []
+    validate, columns = None, list[str]()
     if validation:
         device = "cuda" if machines.on_gpu else "cpu"
         validate, columns = validator(validation, recipe.validation, config, device)
