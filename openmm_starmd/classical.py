@@ -14,9 +14,11 @@ from openmm import app, unit
 from scipy.spatial import cKDTree
 
 from openmm_starmd.classical_settings import ClassicalSettings
+from openmm_starmd.geometry.residues import BACKBONE
 from openmm_starmd.periodic import make_whole
 from openmm_starmd.quantities import whole_number
 from openmm_starmd.selection import PEPTIDE_BOND, label
+from openmm_starmd.settling import settle
 from openmm_starmd.solvation import implicit_system, make_way, movable_molecules, solvated
 
 if TYPE_CHECKING:
@@ -161,6 +163,15 @@ class ClassicalModel:
         self._names = [{atom.name: int(model.heavy[atom.index]) for atom in r.atoms()} for r in frame.residues()]
         self._owner = np.array([atom.residue.index for atom in frame.atoms()])
         self.backbone_atoms = np.array([[atoms[name] for name in ("N", "CA", "C")] for atoms in self._names])
+        held = {names[name] for names in self._names for name in BACKBONE}
+        # a hydrogen that moved would drag the backbone along by its constraint
+        pairs = [(first.index, second.index) for first, second in simulation.topology.bonds()]
+        riders = {pair[0] if pair[1] in held else pair[1] for pair in pairs if held & set(pair)}
+        held |= {atom.index for atom in simulation.topology.atoms() if atom.index in riders and _is_hydrogen(atom)}
+        self._side_chains = np.ones(len(self._rest), dtype=bool)
+        self._side_chains[list(held)] = False
+        masses = [simulation.system.getParticleMass(index)._value for index in range(len(self._rest))]
+        self._side_chains &= np.array(masses) > 0  # frozen atoms and virtual sites
         self._vectors = _box_of(simulation.context) if simulation.system.usesPeriodicBoundaryConditions() else None
         self._molecules: list[np.ndarray] = []
         self._movable: list[np.ndarray] = []
@@ -208,7 +219,8 @@ class ClassicalModel:
         torsions : array [N, 5], optional
             ψ and χ1..4, radians; side chains keep the input's angles without.
         minimize : int or None
-            Most iterations; 0 for none, None to convergence.
+            Most iterations; 0 for none, None to convergence. Before the first, side chains get out of each other's
+            way while the backbone is held.
         equilibrate : float
             ps of dynamics after that, which count for nobody's clock.
         seed : int
@@ -249,6 +261,7 @@ class ClassicalModel:
         after, why = before, ""
         try:
             if minimize is None or minimize > 0:
+                settle(context, self._side_chains)
                 mm.LocalEnergyMinimizer.minimize(context, tolerance, minimize or 0, reporter)
                 after = self.energy()
             else:
@@ -367,6 +380,10 @@ def _rmsd(first: np.ndarray, second: np.ndarray) -> float:
     first, second = first.reshape(-1, 3), second.reshape(-1, 3)
     rotation, shift = fitted(first, second)
     return float(np.sqrt(((first @ rotation.T + shift - second) ** 2).sum(-1).mean()))
+
+
+def _is_hydrogen(atom: app.topology.Atom) -> bool:
+    return atom.element is app.element.hydrogen
 
 
 def _digest(thing: mm.System | mm.Integrator) -> str:

@@ -13,6 +13,7 @@ from openmm_starmd.classical import ClassicalModel, fitted
 from openmm_starmd.classical_settings import ClassicalSettings, inner_steps
 from openmm_starmd.errors import StarMDWarning
 from openmm_starmd.protein import Protein
+from openmm_starmd.settling import settle
 from openmm_starmd.solvation import OVERLAP, implicit_system, make_way, movable_molecules
 
 from .fakes import (
@@ -129,6 +130,16 @@ def test_villin_is_entered():
     assert again.energy_placed == pytest.approx(entry.energy_placed, abs=1e-3)
     assert again.moved < 0.004, "constraints alone"
     assert model.torsions().shape == (protein.length, 7)
+
+    # side chains turned into one another settle without the backbone
+    turned = protein.torsions.copy()
+    turned[:, 3:] += 1.0
+    model.enter(protein.backbone, turned, minimize=0, equilibrate=0)
+    clashing, before = model.energy(), model.positions()
+    settle(simulation.context, model._side_chains)
+    moved = np.linalg.norm(model.positions() - before, axis=-1)
+    assert clashing > 1e5 and model.energy() < 0.02 * clashing
+    assert moved[model.backbone_atoms].max() < 0.005 < moved.max()
 
 
 def test_a_frame_that_the_force_field_refuses_is_named():
