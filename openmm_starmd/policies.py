@@ -23,7 +23,7 @@ from openmm import app
 
 from openmm_starmd.policy_log import Log
 from openmm_starmd.policy_plan import Plan
-from openmm_starmd.reporters import hand_over
+from openmm_starmd.reporters import Held, hand_over
 from openmm_starmd.trajectory_files import truncate
 from openmm_starmd.verdict import validate
 from openmm_starmd.verdict_report import Verdict
@@ -193,7 +193,7 @@ class _Runner:
         simulation, plan = self._simulation, self._plan
         began = time.perf_counter()
         first, number, good = simulation.currentStep, _draws(simulation), simulation.context.createCheckpoint()
-        held = _Held()
+        held = Held()
         simulation.reporters = [held]
         try:
             verdict = self._draw(block)
@@ -230,7 +230,11 @@ class _Runner:
             simulation.step(plan.surrogate)
             if cycle == block:
                 seed = _draws(simulation)
-                options = {"minimize": plan.minimize, "seed": seed, "stop_if_broken": "broken" not in plan.accept}
+                options: dict[str, Any] = {
+                    "minimize": plan.minimize,
+                    "seed": seed,
+                    "stop_if_broken": "broken" not in plan.accept,
+                }
                 verdict = validate(simulation, plan.duration, **options, **plan.settings)
                 if verdict.status not in plan.accept:
                     break
@@ -287,21 +291,6 @@ class _Runner:
             truncate(path, frames)
         reporter = app.XTCReporter if path.suffix == ".xtc" else app.DCDReporter
         return [reporter(str(path), 1, append=frames > 0)]
-
-
-class _Held:
-    """Reporter that keeps the state after each frame, to be handed over later."""
-
-    def __init__(self) -> None:
-        self.frames: list[bytes] = []
-
-    def describeNextReport(self, simulation: Any) -> dict[str, Any]:
-        """Every step; the checkpoint is taken from the Context."""
-        return {"steps": 1, "periodic": False, "include": []}
-
-    def report(self, simulation: Any, state: Any) -> None:
-        """Keep a frame."""
-        self.frames.append(simulation.context.createCheckpoint())
 
 
 def _draws(simulation: StarMDSimulation) -> int:

@@ -34,7 +34,7 @@ class VerdictReporter:
         if whole_number(interval) < 1:
             raise ValueError(f"interval is {interval}; it must be at least 1")
         self._owned = isinstance(file, (str, os.PathLike))
-        self._file = open(file, "a") if self._owned else file
+        self._file: Any = open(os.fspath(file), "a") if self._owned else file
         self._interval, self._options = int(interval), options
 
     def describeNextReport(self, simulation: Any) -> dict[str, Any]:
@@ -56,6 +56,27 @@ class VerdictReporter:
             self._file.close()
 
 
+class Held:
+    """Keeps the state after each frame, for :func:`hand_over`.
+
+    Attributes
+    ----------
+    frames : list of bytes
+        Checkpoints of the Context.
+    """
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+
+    def describeNextReport(self, simulation: Any) -> dict[str, Any]:
+        """Every step; the checkpoint is taken from the Context."""
+        return {"steps": 1, "periodic": False, "include": []}
+
+    def report(self, simulation: Any, state: Any) -> None:
+        """Keep a frame."""
+        self.frames.append(simulation.context.createCheckpoint())
+
+
 def hand_over(simulation: StarMDSimulation, start: bytes, frames: Sequence[bytes], reporters: Sequence[Any]) -> None:
     """Let reporters see frames that were drawn without them, as if they were drawn now.
 
@@ -72,7 +93,8 @@ def hand_over(simulation: StarMDSimulation, start: bytes, frames: Sequence[bytes
     """
     context, integrator, own = simulation.context, simulation.integrator, simulation.reporters
     mm.Context.loadCheckpoint(context, start)
-    simulation.integrator = _Replay(integrator, context, frames)
+    replay: Any = _Replay(integrator, context, frames)
+    simulation.integrator = replay
     simulation.reporters = list(reporters)
     try:
         simulation.step(len(frames))

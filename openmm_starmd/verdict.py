@@ -117,14 +117,15 @@ def judge(
     bench = _BENCHES.get(model)
     if bench is None:
         bench = _BENCHES[model] = Bench(model)
-    return bench.judge(frame, picoseconds, minimize, seed, spread, limits, stop_if_broken)
+    return bench.judge(model, frame, picoseconds, minimize, seed, spread, limits, stop_if_broken)
 
 
 def frame_at(model: ClassicalModel, positions: np.ndarray) -> Drawn:
     """The frame of given heavy atoms [heavy atoms, 3], nm, with the torsions they have."""
     protein = model.protein
-    backbone = protein.backbone_from_frame(positions, "heavy")
-    return Drawn(backbone, protein.backmap("heavy").measure(positions), np.asarray(positions), placed=False)
+    mapping = protein.backmap("heavy")
+    positions = np.asarray(positions, dtype=np.float64)
+    return Drawn(positions[mapping.backbone], mapping.measure(positions), positions, placed=False)
 
 
 def present_frame(simulation: StarMDSimulation) -> Drawn:

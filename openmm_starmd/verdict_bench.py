@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import weakref
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -54,11 +53,12 @@ class Drawn:
 
 
 class Bench:
-    """What the frames of one classical model are compared with."""
+    """What the frames of one classical model are compared with.
+
+    It holds no reference to the model, which is the weak key it is kept under.
+    """
 
     def __init__(self, model: ClassicalModel) -> None:
-        # the model is the key this is kept under; a strong reference would keep both for ever
-        self._model = weakref.ref(model)
         protein = model.protein
         topology = protein.frame_topology("heavy")
         start = protein.frame_positions(protein.backbone, "heavy")
@@ -72,6 +72,7 @@ class Bench:
 
     def judge(
         self,
+        model: ClassicalModel,
         frame: Drawn,
         duration: float,
         minimize: int | None,
@@ -81,7 +82,6 @@ class Bench:
         stop_if_broken: bool,
     ) -> Verdict:
         """The arguments of :func:`openmm_starmd.verdict.judge`, `duration` in ps."""
-        model = self._model()
         began = time.perf_counter()
         drawn = self._inspector.inspect(frame.positions, placed=frame.placed)
         findings = geometry_findings(drawn, self._labels, limits, "")

@@ -217,7 +217,8 @@ class Verdict:
         data["findings"] = tuple(Finding(**{**item, "residues": tuple(item["residues"])}) for item in data["findings"])
         for name in ("drawn", "minimized", "ended"):
             if data[name] is not None:
-                data[name] = Geometry(**{key: math.nan if v is None else v for key, v in data[name].items()})
+                counted: dict[str, Any] = {key: math.nan if v is None else v for key, v in data[name].items()}
+                data[name] = Geometry(**counted)
         return cls(**data)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from openmm import app, unit
 
 from openmm_starmd.analysis.defects import Inspector
+from openmm_starmd.geometry.ideal import ATOM_NAMES, ideal_atoms
 from openmm_starmd.geometry.torsions import dihedral, rotate_about
 from openmm_starmd.protein import Protein
 from openmm_starmd.reporters import VerdictReporter
@@ -27,7 +28,15 @@ QUICK = {"duration": 0.08, "minimize": 30, "platform": "Reference"}
 
 @pytest.fixture(scope="module")
 def protein():
-    return Protein.from_openmm(*helix(8))
+    topology, positions = helix(8)
+    rough = Protein.from_openmm(topology, positions)
+    ideal = ideal_atoms(rough.residue_types, rough.backbone, np.zeros((8, 5)))
+    xyz = np.array(positions.value_in_unit(unit.nanometer))
+    # the textbook's CB leans so far that a force field would turn CA over
+    for a in topology.atoms():
+        if a.name == "CB":
+            xyz[a.index] = ideal[a.residue.index, list(ATOM_NAMES[0]).index("CB")]
+    return Protein.from_openmm(topology, xyz * unit.nanometer)
 
 
 @pytest.fixture(scope="module")

@@ -135,17 +135,17 @@ class Inspector:
 
     def __init__(self, topology: mdtraj.Topology, start: NDArray[np.floating], bonded: NDArray[np.bool_]) -> None:
         self._topology, self._judged = topology, find_judged(topology, bonded)
-        start = np.asarray(start, dtype=np.float64)
+        reference = np.asarray(start, dtype=np.float64)
         self._owner = np.array([atom.residue.index for atom in topology.atoms])
         self._names = [atom.name for atom in topology.atoms]
         self._stiff = np.isin(self._names, _STIFF)
         elements = np.array([atom.element.symbol for atom in topology.atoms])
         self._radii = np.array([RADII.get(element, 0.17) for element in elements])
         self._polar = np.isin(elements, ("N", "O", "S"))
-        self._bonds, self._lengths = self._bond_table(start)
+        self._bonds, self._lengths = self._bond_table(reference)
         self._close = _within_three_bonds(topology, self._bonds)
-        self._hands = np.sign(_triple_products(start, self._judged.centers))
-        self._trans = np.abs(dihedrals(start[None], self._judged.omega)[0]) > 90
+        self._hands = np.sign(_triple_products(reference, self._judged.centers))
+        self._trans = np.abs(dihedrals(reference[None], self._judged.omega)[0]) > 90
 
     def inspect(self, positions: NDArray[np.floating], *, placed: bool = False) -> Quality:
         """Look for defects.
@@ -215,7 +215,7 @@ class Inspector:
         angle = np.abs(dihedrals(xyz[None], self._judged.omega)[0])
         off = np.where(self._trans, 180 - angle, angle)
         return [
-            self._pair("peptide", *self._judged.omega[i, [1, 2]], off[i], off[i] > PEPTIDE_GRAVE)
+            self._pair("peptide", self._judged.omega[i, 1], self._judged.omega[i, 2], off[i], off[i] > PEPTIDE_GRAVE)
             for i in np.flatnonzero(off > PEPTIDE_MILD)
         ]
 
@@ -226,13 +226,19 @@ class Inspector:
             pairs = pairs[self._stiff[pairs].all(1)]
         overlap = self._radii[pairs].sum(1) - np.linalg.norm(xyz[pairs[:, 0]] - xyz[pairs[:, 1]], axis=-1)
         overlap -= POLAR_ALLOWANCE * self._polar[pairs].all(1)
-        worst: dict[tuple[int, int], int] = {}
-        for i in np.flatnonzero(overlap > CLASH_MILD):
-            residues = tuple(sorted(self._owner[pairs[i]]))
+        worst: dict[tuple[int, ...], int] = {}
+        for i in np.flatnonzero(overlap > CLASH_MILD).tolist():
+            residues = tuple(sorted(self._owner[pairs[i]].tolist()))
             if residues not in worst or overlap[i] > overlap[worst[residues]]:
                 worst[residues] = i
         return [
-            self._pair("clash", *pairs[i], 10 * overlap[i], overlap[i] > CLASH_GRAVE and self._stiff[pairs[i]].all())
+            self._pair(
+                "clash",
+                pairs[i, 0],
+                pairs[i, 1],
+                10 * overlap[i],
+                overlap[i] > CLASH_GRAVE and bool(self._stiff[pairs[i]].all()),
+            )
             for i in sorted(worst.values(), key=lambda i: -overlap[i])
         ]
 
