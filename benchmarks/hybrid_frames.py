@@ -4,9 +4,9 @@
     python benchmarks/hybrid_frames.py --weights PATH --frames 50 --proteins villin
 
 MD frames go the same way as learned ones: N, CA, C and torsions are read from them, all other atoms are placed anew and
-minimised; 1 ps of MD is run from learned frames only. Every frame is written to the JSON file as it is done, and a second call goes on.
-What is asked of a learned frame: energy per residue after minimisation no more than 3 standard deviations of the MD
-frames' from their mean, the backbone moved by at most 0.5 Å, the segment intact, and none refused.
+minimised; 1 ps of MD is run from learned frames only. Every frame is written to the JSON file as it is done, and a
+second call goes on. What is asked of a learned frame: energy per residue after minimisation no more than 3 standard
+deviations of the MD frames' above their mean, the backbone moved by at most 0.5 Å, the segment intact, none refused.
 """
 
 from __future__ import annotations
