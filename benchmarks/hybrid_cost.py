@@ -4,8 +4,9 @@
     python benchmarks/hybrid_cost.py protein.pdb --json cost.json
 
 The surrogate draws frames 1 ps apart; each is entered once per bound. Set-up is amber14 in OBC2 (the native force),
-4 fs steps, on OpenMM's CPU platform. Times are medians of wall time, with the processor time beside them, for a busy
-machine stretches the first alone. The share that matters is "entry / build": an entry without minimisation and without
+4 fs steps, on OpenMM's CPU platform. "build" is the first of the process, as a user pays for it, "build again" what
+another would cost. Times of entries are medians of wall time, with the processor time beside them, for a busy machine
+stretches the first alone. The share that matters is "entry / build": an entry without minimisation and without
 equilibration, of what building cost.
 """
 
@@ -55,9 +56,8 @@ def main() -> None:
     source = read_structure(options.structure)
     simulation = StarMDSimulation(source.topology, source.positions, stride=options.stride, seed=1)
     settings = ClassicalSettings(platform="CPU", properties={"Threads": str(options.threads)})
-    openmm.app.ForceField("amber14-all.xml")  # the first read of a file is the disk's time, not the model's
     builds = [clocked(lambda: ClassicalModel(simulation.protein, settings)) for _ in range(3)]
-    build, build_cpu = (statistics.median(one[part] for one in builds) for part in (0, 1))
+    build, build_cpu = builds[0][:2]
     model = builds[-1][2]
 
     def entry(bound: int, seed: int):
@@ -97,6 +97,10 @@ def main() -> None:
         "residues": residues,
         "atoms": model.simulation.topology.getNumAtoms(),
         "build": {"seconds": build, "cpu_seconds": build_cpu},
+        "build_again": {
+            "seconds": statistics.median(one[0] for one in builds[1:]),
+            "cpu_seconds": statistics.median(one[1] for one in builds[1:]),
+        },
         "first_entry": {"seconds": first[0], "cpu_seconds": first[1]},
         "later_entry": {"seconds": bare["seconds"], "cpu_seconds": bare["cpu_seconds"]},
         "entry_of_build": bare["cpu_seconds"] / build_cpu,
@@ -109,7 +113,7 @@ def main() -> None:
     }
 
     print(f"{options.structure.name}: {residues} residues, {result['atoms']} atoms")
-    for name in ("build", "first_entry", "later_entry", "picosecond_of_md"):
+    for name in ("build", "build_again", "first_entry", "later_entry", "picosecond_of_md"):
         print(f"  {name:<18} {result[name]['seconds']:9.3f} s   {result[name]['cpu_seconds']:9.3f} s of processor")
     print(f"  entry / build      {100 * result['entry_of_build']:9.2f} %")
     print("minimize   seconds  processor  / build  kJ/mol/residue    worst  moved (Å)")

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import openmm as mm
 from openmm import app, unit
-from scipy.spatial import cKDTree
 
 from openmm_starmd.classical_settings import ClassicalSettings
+from openmm_starmd.fitting import fitted, rmsd
 from openmm_starmd.geometry.residues import BACKBONE
 from openmm_starmd.periodic import make_whole
 from openmm_starmd.quantities import whole_number
-from openmm_starmd.selection import PEPTIDE_BOND, label
-from openmm_starmd.settling import settle
+from openmm_starmd.seeding import openmm_seed, reseed
+from openmm_starmd.selection import PEPTIDE_BOND
+from openmm_starmd.settling import closest_atoms, settle
 from openmm_starmd.solvation import implicit_system, make_way, movable_molecules, solvated
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ class ClassicalModel:
         displaced = 0
         if self._vectors is not None:
             positions, displaced = make_way(positions, self._solute, self._movable, self._vectors)
-        self._reseed(seed)
+        reseed(self.simulation, seed, self._parameters)
         if self._vectors is not None:
             context.setPeriodicBoxVectors(*self._vectors)
         context.setPositions(positions)
@@ -269,19 +270,18 @@ class ClassicalModel:
         except mm.OpenMMException as error:
             after, why = math.nan, f" ({error})"
         if not np.isfinite(after):
-            raise RuntimeError(
-                f"the force field cannot start from this frame: its energy is {after}{why}. {self._closest(placed)}"
-            )
+            where = closest_atoms(self.model.topology, placed, self.model.heavy)
+            raise RuntimeError(f"the force field cannot start from this frame: its energy is {after}{why}. {where}")
         marks.append(time.perf_counter())
         relaxed = self.backbone()
-        context.setVelocitiesToTemperature(self.settings.temperature * unit.kelvin, _seed(seed, "velocities"))
+        context.setVelocitiesToTemperature(self.settings.temperature * unit.kelvin, openmm_seed(seed, "velocities"))
         self._run(equilibrate)
         marks.append(time.perf_counter())
         spent = np.diff([began, *marks])
         return Entry(
             energy_placed=before,
             energy_minimized=after,
-            moved=_rmsd(relaxed, placed[self.backbone_atoms]),
+            moved=rmsd(relaxed, placed[self.backbone_atoms]),
             backbone=relaxed,
             displaced=displaced,
             seconds=dict(zip(("place", "minimize", "equilibrate"), spent.tolist(), strict=True)),
@@ -334,53 +334,6 @@ class ClassicalModel:
         for done in range(0, steps, _CHUNK):
             self.simulation.integrator.step(min(_CHUNK, steps - done))
 
-    def _reseed(self, seed: int) -> None:
-        """Make all that is random from here on depend on `seed` alone."""
-        context, integrator = self.simulation.context, self.simulation.integrator
-        if hasattr(integrator, "setRandomNumberSeed"):
-            integrator.setRandomNumberSeed(_seed(seed, "integrator"))
-        for index, force in enumerate(self.simulation.system.getForces()):
-            if hasattr(force, "setRandomNumberSeed"):
-                force.setRandomNumberSeed(_seed(seed, f"force {index}"))
-        # seeds are read when kernels are made; a Context of the same System costs milliseconds, not a build
-        context.reinitialize()
-        for name, value in self._parameters.items():
-            context.setParameter(name, value)
-
-    def _closest(self, positions: np.ndarray) -> str:
-        """Which atoms of the protein lie closest, for messages."""
-        heavy = self.model.heavy
-        if not np.isfinite(positions[heavy]).all():
-            return "Its positions are not finite."
-        atoms = list(self.model.topology.atoms())
-        bonded = {tuple(sorted((first.index, second.index))) for first, second in self.model.topology.bonds()}
-        pairs = cKDTree(positions[heavy]).query_pairs(0.2, output_type="ndarray")
-        pairs = np.array([pair for pair in np.sort(heavy[pairs], 1).tolist() if tuple(pair) not in bonded])
-        if not len(pairs):
-            return "No two heavy atoms of the protein that are not bonded lie under 2 Å."
-        distances = np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=-1)
-        first, second = (atoms[index] for index in pairs[distances.argmin()])
-        return (
-            f"The closest atoms: {label(first.residue)} {first.name} and {label(second.residue)} {second.name}, "
-            f"{10 * distances.min():.2f} Å apart."
-        )
-
-
-def fitted(mobile: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rotation and shift of ``mobile @ rotation.T + shift`` closest to `target`; both [points, 3], nm."""
-    import torch
-
-    from openmm_starmd.geometry.rigid import superposition
-
-    rotation, shift = superposition(torch.from_numpy(np.array(mobile)), torch.from_numpy(np.array(target)))
-    return rotation.numpy(), shift.numpy()
-
-
-def _rmsd(first: np.ndarray, second: np.ndarray) -> float:
-    first, second = first.reshape(-1, 3), second.reshape(-1, 3)
-    rotation, shift = fitted(first, second)
-    return float(np.sqrt(((first @ rotation.T + shift - second) ** 2).sum(-1).mean()))
-
 
 def _is_hydrogen(atom: app.topology.Atom) -> bool:
     return atom.element is app.element.hydrogen
@@ -395,9 +348,3 @@ def _digest(thing: mm.System | mm.Integrator) -> str:
 
 def _box_of(context: mm.Context) -> np.ndarray:
     return context.getState().getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
-
-
-def _seed(seed: int, purpose: str) -> int:
-    """A seed that OpenMM takes, in [1, 2^31)."""
-    digest = hashlib.sha256(f"{seed} {purpose}".encode()).digest()
-    return int.from_bytes(digest[:4], "little") % (2**31 - 1) + 1

@@ -131,10 +131,11 @@ class ClassicalSettings:
         """The ForceField; a ValueError names a file that is not there."""
         if isinstance(self.forcefield, app.ForceField):
             return self.forcefield
+        files = tuple(self.forcefield or ())
         try:
-            return app.ForceField(*self.forcefield)
+            return app.ForceField(*files)
         except Exception as error:
-            raise ValueError(f"no force field {' + '.join(self.forcefield)}: {error}") from error
+            raise ValueError(f"no force field {' + '.join(files)}: {error}") from error
 
     def make_integrator(self) -> mm.Integrator:
         """A new integrator, bound to no Context."""

@@ -24,7 +24,6 @@ class Hybrid(app.Simulation):
     integrator: StarMDIntegrator
     stride: unit.Quantity
     temperature: unit.Quantity
-    seed: int
     _models: dict[tuple, ClassicalModel]
     _adopted: ClassicalModel | None
 
@@ -140,7 +139,7 @@ class Hybrid(app.Simulation):
             0 to convergence.
         reporter : openmm.MinimizationReporter, optional
         """
-        from openmm_starmd.classical import fitted
+        from openmm_starmd.fitting import fitted
 
         self.integrator.require_no_segment()
         frame, model = self.integrator.present(), self.classical_model()

@@ -11,8 +11,8 @@ import numpy as np
 import openmm as mm
 from openmm import app, unit
 
-from openmm_starmd.classical import fitted
 from openmm_starmd.classical_settings import inner_steps
+from openmm_starmd.fitting import fitted
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import openmm as mm
-from openmm import unit
+from openmm import app, unit
+from scipy.spatial import cKDTree
+
+from openmm_starmd.selection import label
 
 EVALUATIONS = 25
 _LARGEST_MOVE = 0.01  # nm an atom moves at first
@@ -50,4 +53,31 @@ def _evaluate(context: mm.Context) -> tuple[float, np.ndarray, np.ndarray]:
         state.getPotentialEnergy().value_in_unit(unit.kilojoules_per_mole),
         np.clip(np.nan_to_num(forces), -1e30, 1e30),
         state.getPositions(asNumpy=True).value_in_unit(unit.nanometer),
+    )
+
+
+def closest_atoms(topology: app.Topology, positions: np.ndarray, heavy: np.ndarray) -> str:
+    """Which atoms lie closest without being bonded, as a sentence.
+
+    Parameters
+    ----------
+    topology : openmm.app.Topology
+    positions : np.ndarray [atoms, 3]
+        nm.
+    heavy : np.ndarray, int
+        The atoms looked at.
+    """
+    if not np.isfinite(positions[heavy]).all():
+        return "Its positions are not finite."
+    atoms = list(topology.atoms())
+    bonded = {tuple(sorted((first.index, second.index))) for first, second in topology.bonds()}
+    near = cKDTree(positions[heavy]).query_pairs(0.2, output_type="ndarray")
+    pairs = np.array([pair for pair in np.sort(heavy[near], 1).tolist() if tuple(pair) not in bonded])
+    if not len(pairs):
+        return "No two heavy atoms of the protein that are not bonded lie under 2 Å."
+    distances = np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=-1)
+    first, second = (atoms[index] for index in pairs[distances.argmin()])
+    return (
+        f"The closest atoms: {label(first.residue)} {first.name} and {label(second.residue)} {second.name}, "
+        f"{10 * distances.min():.2f} Å apart."
     )

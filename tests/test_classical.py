@@ -9,9 +9,10 @@ from openmm import app, unit
 
 from openmm_starmd import StarMDSimulation
 from openmm_starmd.allatom import AllAtomModel
-from openmm_starmd.classical import ClassicalModel, fitted
+from openmm_starmd.classical import ClassicalModel
 from openmm_starmd.classical_settings import ClassicalSettings, inner_steps
 from openmm_starmd.errors import StarMDWarning
+from openmm_starmd.fitting import fitted
 from openmm_starmd.protein import Protein
 from openmm_starmd.settling import settle
 from openmm_starmd.solvation import OVERLAP, implicit_system, make_way, movable_molecules
