@@ -23,7 +23,7 @@ import numpy as np
 from openmm import app
 
 from openmm_starmd.allatom import AllAtomModel
-from openmm_starmd.analysis.stereochemistry import stereochemistry
+from openmm_starmd.analysis.stereochemistry import find_judged, stereochemistry
 from openmm_starmd.protein import Protein
 from openmm_starmd.turning import set_torsions
 
@@ -66,6 +66,15 @@ def wrong_hands(protein: Protein, xyz: np.ndarray) -> int:
     return int(stereochemistry(mdtraj.Trajectory(xyz[None], heavy), protein.bonded).inverted[0])
 
 
+def of_right_hand(protein: Protein) -> np.ndarray:
+    """Atoms of residues whose CA and CB have the right hand in the input itself; a few inputs hold D-amino acids."""
+    topology, xyz = protein.frame_topology("heavy"), protein.backmap("heavy").positions
+    centers = find_judged(mdtraj.Topology.from_openmm(topology), protein.bonded).centers
+    a, b, c = (xyz[centers[:, k]] - xyz[centers[:, 0]] for k in (1, 2, 3))
+    owner = np.array([atom.residue.index for atom in topology.atoms()])
+    return ~np.isin(owner, owner[centers[(np.cross(a, b) * c).sum(-1) <= 0, 0]])
+
+
 def torsions_set(protein: Protein) -> dict[str, float]:
     """Errors of torsions set and measured, and of bonds and angles meanwhile."""
     mapping = protein.backmap("heavy")
@@ -98,6 +107,7 @@ def examine(path: Path, forcefield: app.ForceField) -> dict[str, object]:
         geometry: protein.frame_positions(protein.backbone, "heavy", protein.torsions, geometry=geometry)
         for geometry in ("input", "ideal")
     }
+    right = of_right_hand(protein)
     began = time.perf_counter()
     model = AllAtomModel.build(protein, forcefield)
     built = time.perf_counter() - began
@@ -111,6 +121,8 @@ def examine(path: Path, forcefield: app.ForceField) -> dict[str, object]:
         "disulfides": sum({a.name, b.name} == {"SG"} for a, b in protein.topology.bonds()),
         "rmsd_input_A": rmsd(placed["input"], mapping.positions),
         "rmsd_ideal_A": rmsd(placed["ideal"], mapping.positions),
+        "rmsd_ideal_right_hands_A": rmsd(placed["ideal"][right], mapping.positions[right]),
+        "inverted_in_file": wrong_hands(protein, mapping.positions),
         "inverted_input": wrong_hands(protein, placed["input"]),
         "inverted_ideal": wrong_hands(protein, placed["ideal"]),
         "set_torsions": torsions_set(protein),
@@ -156,8 +168,18 @@ def main() -> None:
             failed[path.stem] = f"{type(error).__name__}: {error}"
     worst = {
         name: max(row[name] for row in rows)
-        for name in ("rmsd_input_A", "rmsd_ideal_A", "inverted_input", "inverted_ideal", "model_moved_A", "build_s")
+        for name in (
+            "rmsd_input_A",
+            "rmsd_ideal_A",
+            "rmsd_ideal_right_hands_A",
+            "inverted_ideal",
+            "model_moved_A",
+            "build_s",
+        )
     }
+    # what the files themselves have wrong is kept with their own geometry, and put right by the ideal one
+    worst["inverted_input_beyond_file"] = max(row["inverted_input"] - row["inverted_in_file"] for row in rows)
+    worst["inverted_in_file"] = max(row["inverted_in_file"] for row in rows)
     worst |= {name: max(row["set_torsions"][name] for row in rows) for name in rows[0]["set_torsions"]}
     result = {
         "structures": len(rows),
