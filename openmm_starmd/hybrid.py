@@ -205,13 +205,13 @@ class Hybrid(app.Simulation):
             )
         return made
 
-    def validate(self, duration: Any, **options: Any) -> Any:
+    def validate(self, duration: Any = 10.0, **options: Any) -> Any:
         """Judge the current frame by a short classical run on the side; the simulation stays as it is.
 
         Parameters
         ----------
         duration : Quantity or float
-            Bare numbers in ps.
+            Bare numbers in ps; 0 only minimises.
         **options
             Of :func:`openmm_starmd.verdict.validate`.
 
