@@ -28,7 +28,7 @@ from openmm_starmd.verdict import frame_at, judge, present_frame
 from openmm_starmd.verdict_bench import Drawn
 from openmm_starmd.verdict_limits import LIMITS
 
-DURATION, ITERATIONS = 1.0, 200
+DURATION = 1.0
 MOVED, DEVIATIONS = 0.05, 3.0
 
 
@@ -46,9 +46,9 @@ def learned_frames(reference: Reference, weights: str, frames: int, seed: int) -
     return drawn
 
 
-def measure(reference: Reference, frame: Drawn, duration: float, seed: int) -> dict[str, Any]:
+def measure(reference: Reference, frame: Drawn, duration: float, iterations: int, seed: int) -> dict[str, Any]:
     """Figures of one frame; lengths in nm."""
-    verdict = judge(reference.model, frame, duration, minimize=ITERATIONS, seed=seed, spread=reference.spread)
+    verdict = judge(reference.model, frame, duration, minimize=iterations, seed=seed, spread=reference.spread)
     kinds = {finding.kind for finding in verdict.findings}
     broke = "refused" in kinds or verdict.duration < duration or not verdict.fold_held
     worse = verdict.ended is not None and verdict.ended.chirality > verdict.minimized.chirality
@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--weights", default=DEFAULT_WEIGHTS)
     parser.add_argument("--proteins", nargs="+", default=["villin", "2op7_A"], metavar="NAME")
     parser.add_argument("--frames", type=int, default=50)
+    parser.add_argument("--iterations", type=int, default=200, help="of the minimiser, at most")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "hybrid_frames.json")
     options = parser.parse_args()
@@ -139,7 +140,7 @@ def main() -> None:
         "weights": str(options.weights),
         "seed": options.seed,
         "duration_ps": DURATION,
-        "minimize": ITERATIONS,
+        "minimize": options.iterations,
         "contacts_limit": LIMITS.contacts,
         "version": __version__,
     }
@@ -167,7 +168,7 @@ def main() -> None:
         for i in range(options.frames):
             for source, frames, duration in (("learned", learned, DURATION), ("md", md, 0.0)):
                 if len(mine[source]) == i:
-                    mine[source].append(measure(reference, frames[i], duration, seed=i))
+                    mine[source].append(measure(reference, frames[i], duration, options.iterations, seed=i))
                     print(name, source, i, mine[source][-1]["status"], mine[source][-1]["findings"], flush=True)
             if i:
                 results[name] = compare(mine["learned"][: options.frames], mine["md"][: options.frames])
