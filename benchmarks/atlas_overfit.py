@@ -3,9 +3,10 @@
     python benchmarks/atlas_overfit.py ../shared/data/trajectories/6okd_C ../shared/data/trajectories/7jfl_C
 
 Converts the chains with ``prepare``, checks that windows at stride k hold frames 0, k, 2k ... of the file as mdtraj
-reads it, and trains a throw-away network of the mini preset on them. It is judged on windows of the same frames with noise
-it has not seen: the error of the predicted clean frame in units of what a Gaussian around the last frame leaves (1 for
-a network that has learned nothing), before and after. These weights are never kept: ATLAS data is not for the package.
+reads it, and trains a throw-away network of the mini preset on them. It is judged on windows of the same frames with
+noise it has not seen: the error of the predicted clean frame in units of what a Gaussian around the last frame leaves
+(1 for a network that has learned nothing), before and after. These weights are never kept: ATLAS data is not for the
+package.
 """
 
 from __future__ import annotations
