@@ -1,4 +1,4 @@
-"""Fit the tables of openmm_starmd/ca_trace.py: how a peptide plane lies among its CA neighbours.
+"""Fit the tables of openmm_starmd/atoms/ca_trace.py: how a peptide plane lies among its CA neighbours.
 
 Least squares on the cosine and sine of the plane's turn, over trans peptides of prepared structures; held-out proteins
 are left out. Prints the three tables and the errors they leave.
@@ -15,7 +15,7 @@ import mdtraj
 import numpy as np
 
 from benchmarks.ideal_geometry import HELD_OUT
-from openmm_starmd.ca_trace import end_features, inner_features, peptide_turn
+from openmm_starmd.atoms.ca_trace import end_features, inner_features, peptide_turn
 
 CIS = 0.34
 """nm; a CA-CA distance under this is a cis peptide."""

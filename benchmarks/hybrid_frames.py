@@ -24,9 +24,9 @@ from paper import markdown
 
 from openmm_starmd import StarMDSimulation, __version__
 from openmm_starmd.model.weights import DEFAULT_WEIGHTS
-from openmm_starmd.verdict import frame_at, judge, present_frame
-from openmm_starmd.verdict_bench import Drawn
-from openmm_starmd.verdict_limits import LIMITS
+from openmm_starmd.verdicts.bench import Drawn
+from openmm_starmd.verdicts.limits import LIMITS
+from openmm_starmd.verdicts.verdict import frame_at, judge, present_frame
 
 DURATION = 1.0
 MOVED, DEVIATIONS = 0.05, 3.0

@@ -23,7 +23,7 @@ from frames_of_md import Reference
 from paper import markdown
 
 from openmm_starmd import __version__
-from openmm_starmd.verdict import frame_at, judge
+from openmm_starmd.verdicts.verdict import frame_at, judge
 
 # name, replica; all trained on, none held out
 PROTEINS = (("villin", 2), ("2wqg_A", 1), ("1gjs_A", 1), ("EEHEE_rd3_1587_A", 1), ("HHH_rd2_0181_A", 1))

@@ -13,8 +13,7 @@ import sys
 import openmm.app
 from openmm.app import DCDReporter, ForceField, PDBFile
 
-from openmm_starmd import StarMDSimulation
-from openmm_starmd.backmap_files import backmap_trajectory
+from openmm_starmd import StarMDSimulation, backmap_trajectory
 
 FRAMES = int(os.environ.get("FRAMES", "10"))
 ITERATIONS = int(os.environ.get("ITERATIONS", "100"))

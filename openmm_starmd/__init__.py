@@ -10,18 +10,33 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from openmm_starmd.atoms.files import backmap_trajectory
     from openmm_starmd.errors import StarMDWarning
+    from openmm_starmd.hybrid.settings import ClassicalSettings
     from openmm_starmd.integrator import StarMDIntegrator
     from openmm_starmd.protein import Protein
     from openmm_starmd.simulation import StarMDSimulation
+    from openmm_starmd.verdicts.report import Verdict
 
-__all__ = ["Protein", "StarMDIntegrator", "StarMDSimulation", "StarMDWarning", "__version__"]
+__all__ = [
+    "ClassicalSettings",
+    "Protein",
+    "StarMDIntegrator",
+    "StarMDSimulation",
+    "StarMDWarning",
+    "Verdict",
+    "__version__",
+    "backmap_trajectory",
+]
 
 _HOMES = {
+    "ClassicalSettings": "hybrid.settings",
     "Protein": "protein",
     "StarMDIntegrator": "integrator",
     "StarMDSimulation": "simulation",
     "StarMDWarning": "errors",
+    "Verdict": "verdicts.report",
+    "backmap_trajectory": "atoms.files",
 }
 
 try:

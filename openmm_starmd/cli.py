@@ -206,7 +206,7 @@ from openmm_starmd.training.commands import train  # noqa: E402
 
 app.command()(train)
 
-from openmm_starmd.weights_commands import weights_app  # noqa: E402
+from openmm_starmd.tools.weights_commands import weights_app  # noqa: E402
 
 app.add_typer(weights_app)
 
@@ -214,7 +214,7 @@ from openmm_starmd.data.commands import prepare  # noqa: E402
 
 app.command()(prepare)
 
-from openmm_starmd.backmap_command import backmap  # noqa: E402
+from openmm_starmd.atoms.command import backmap  # noqa: E402
 
 app.command()(backmap)
 

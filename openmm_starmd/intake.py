@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from openmm import app, unit
 
-from openmm_starmd.completion import FREE_PSI
+from openmm_starmd.atoms.completion import FREE_PSI
 from openmm_starmd.geometry.residues import CHI_ATOMS
 from openmm_starmd.geometry.torsions import dihedral
 from openmm_starmd.periodic import NARROWEST_BOX

@@ -24,9 +24,9 @@ from openmm_starmd.quantities import in_unit, whole_number
 if TYPE_CHECKING:
     import torch
 
+    from openmm_starmd.hybrid.segment import Segment
     from openmm_starmd.protein import Protein
     from openmm_starmd.rollout import Rollout
-    from openmm_starmd.segment import Segment
 
 _BROKEN_BOND = 0.3  # nm; a residue whose N-CA or CA-C is longer is not a residue
 

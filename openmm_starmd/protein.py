@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from openmm import app, unit
 
-from openmm_starmd.backmap import GEOMETRIES, BackMap
-from openmm_starmd.completion import build_missing_atoms, ideal_oxygen, missing_heavy_atoms
+from openmm_starmd.atoms.backmap import GEOMETRIES, BackMap
+from openmm_starmd.atoms.completion import build_missing_atoms, ideal_oxygen, missing_heavy_atoms
 from openmm_starmd.geometry.residues import AMINO_ACIDS, BACKBONE, THREE_TO_ONE
 from openmm_starmd.intake import box_vectors, checked_positions, measure_torsions
 from openmm_starmd.numbering import check_backbone, number_residues, split_chains

@@ -27,7 +27,7 @@ class VerdictReporter:
     interval : int
         Frames between verdicts.
     **options
-        Of :func:`openmm_starmd.verdict.validate`.
+        Of :func:`openmm_starmd.verdicts.verdict.validate`.
     """
 
     def __init__(self, file: str | os.PathLike[str] | Any, interval: int, **options: Any) -> None:
@@ -45,7 +45,7 @@ class VerdictReporter:
         """Judge the present frame; inside a classical segment there is nothing learned to judge."""
         if simulation.integrator.segment is not None:
             return
-        from openmm_starmd.verdict import validate
+        from openmm_starmd.verdicts.verdict import validate
 
         verdict = validate(simulation, **self._options)
         self._file.write(json.dumps(json.loads(verdict.to_json())) + "\n")

@@ -16,7 +16,7 @@ from openmm import app, unit
 from openmm_starmd import checkpoint
 from openmm_starmd.context import frame_system
 from openmm_starmd.errors import StarMDWarning
-from openmm_starmd.hybrid import Hybrid
+from openmm_starmd.hybrid.switching import Hybrid
 from openmm_starmd.integrator import UNCOPIABLE, StarMDIntegrator
 from openmm_starmd.protein import Protein, describe_differences
 from openmm_starmd.quantities import as_array, in_unit, whole_number

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from openmm import app, unit
 
-from openmm_starmd.allatom import AllAtomModel
+from openmm_starmd.atoms.allatom import AllAtomModel
+from openmm_starmd.atoms.turning import set_torsions
 from openmm_starmd.geometry.torsions import dihedral
 from openmm_starmd.protein import Protein
-from openmm_starmd.turning import set_torsions
 
 from .proteins import VILLIN
 

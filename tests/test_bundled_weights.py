@@ -6,7 +6,7 @@ import pytest
 
 from openmm_starmd.data.identity import LIMIT, identity
 from openmm_starmd.model.weights import BUNDLED, DEFAULT_WEIGHTS, bundled_weights, load_weights
-from openmm_starmd.weights_tools import verify
+from openmm_starmd.tools.weights_checks import verify
 
 pytest.importorskip("Bio.Align", reason="needs biopython, of the extra `train`")
 

@@ -8,14 +8,14 @@ import pytest
 from openmm import app, unit
 
 from openmm_starmd import StarMDSimulation
-from openmm_starmd.allatom import AllAtomModel
-from openmm_starmd.classical import ClassicalModel
-from openmm_starmd.classical_settings import ClassicalSettings, inner_steps
+from openmm_starmd.atoms.allatom import AllAtomModel
 from openmm_starmd.errors import StarMDWarning
-from openmm_starmd.fitting import fitted
+from openmm_starmd.hybrid.classical import ClassicalModel
+from openmm_starmd.hybrid.fitting import fitted
+from openmm_starmd.hybrid.settings import ClassicalSettings, inner_steps
+from openmm_starmd.hybrid.settling import settle
+from openmm_starmd.hybrid.solvation import OVERLAP, implicit_system, make_way, movable_molecules
 from openmm_starmd.protein import Protein
-from openmm_starmd.settling import settle
-from openmm_starmd.solvation import OVERLAP, implicit_system, make_way, movable_molecules
 
 from .fakes import (
     Memory,

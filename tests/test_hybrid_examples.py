@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from openmm import app, unit
 
-from openmm_starmd.allatom import AllAtomModel
+from openmm_starmd.atoms.allatom import AllAtomModel
 from openmm_starmd.model.weights import BUNDLED, DEFAULT_WEIGHTS
 from openmm_starmd.protein import Protein
 

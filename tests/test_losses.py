@@ -1,6 +1,7 @@
 """Losses: zero at the truth, blind to rigid motion where they must be, gradients right, values computed by hand."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +15,13 @@ from openmm_starmd.geometry.ideal import ATOM_NAMES, ideal_atoms
 from openmm_starmd.geometry.residues import AMINO_ACIDS
 from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids
 from openmm_starmd.geometry.so3 import exp_map
+from openmm_starmd.model.network import Network
 from openmm_starmd.training import losses
+from openmm_starmd.training.objective import loss_terms, noise_batch, training_pass
+from openmm_starmd.training.objective_settings import ObjectiveSettings
 
-from .proteins import random_rotation, villin_backbone, villin_features, wobbling_frames
+from .proteins import random_rotation, toy_batch, villin_backbone, villin_features, wobbling_frames
+from .test_network import narrow
 
 SCHEDULE = Schedule()
 TAU = torch.tensor([[0.1, 0.5]], dtype=torch.float64)
@@ -300,6 +305,26 @@ def test_clash_loss_counts_overlaps_only():
     near = [(0.36 - float((bent[5] - bent[k]).norm())) for k in range(3)]
     expected = 2 * sum(max(0.0, 10 * x) ** 2 for x in near) / 6
     assert losses.clash_loss(bent) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["coordinates", "distance_low"])
+def test_an_oxygen_without_psi_teaches_nothing(name):
+    """The last residue of a chain has no ψ; what the network says of it is no error."""
+    network = Network(narrow("paper"))
+    batch = toy_batch(villin_features(LENGTH))
+    mask = batch.torsion_mask.clone()
+    mask[-1, 0] = False
+    batch = replace(batch, torsion_mask=mask)
+    settings = ObjectiveSettings(tau_min=0.01, log_uniform=1.0, weights=((name, 1.0),))
+    noised = noise_batch(batch, network, settings)
+    assert (noised.tau <= 0.25).any()
+    prediction = training_pass(network, batch, noised)
+    error = loss_terms(network, batch, noised, prediction, settings)[name]
+    for residue, changes in ((-1, False), (3, True)):
+        torsions = prediction.torsions.clone()
+        torsions[:, :, residue, 0] *= -1
+        other = loss_terms(network, batch, noised, replace(prediction, torsions=torsions), settings)[name]
+        assert torch.equal(error, other) != changes
 
 
 def test_carbonyl_oxygen_is_where_psi_says():

@@ -8,7 +8,7 @@ import openmm as mm
 import pytest
 from openmm import app, unit
 
-from openmm_starmd.segment import entry_seed
+from openmm_starmd.hybrid.segment import entry_seed
 
 from .fakes import (
     Memory,

@@ -16,10 +16,10 @@ from openmm_starmd.geometry.ideal import ATOM_NAMES, ideal_atoms
 from openmm_starmd.geometry.torsions import dihedral, rotate_about
 from openmm_starmd.protein import Protein
 from openmm_starmd.reporters import VerdictReporter
-from openmm_starmd.spread import TRAINING_MD, Spread
-from openmm_starmd.verdict import frame_at, judge, own_spread, present_frame, validate
-from openmm_starmd.verdict_limits import LIMITS, advise
-from openmm_starmd.verdict_report import Finding, Geometry, Verdict
+from openmm_starmd.verdicts.limits import LIMITS, advise
+from openmm_starmd.verdicts.report import Finding, Geometry, Verdict
+from openmm_starmd.verdicts.spread import TRAINING_MD, Spread
+from openmm_starmd.verdicts.verdict import frame_at, judge, own_spread, present_frame, validate
 
 from .fakes import fake_rollout, fake_weights, helix, make_simulation, positions_of  # noqa: F401
 
@@ -51,8 +51,8 @@ def inspector(protein, start):
 
 @pytest.fixture(scope="module")
 def model(protein):
-    from openmm_starmd.classical import ClassicalModel
-    from openmm_starmd.classical_settings import ClassicalSettings
+    from openmm_starmd.hybrid.classical import ClassicalModel
+    from openmm_starmd.hybrid.settings import ClassicalSettings
 
     return ClassicalModel(protein, ClassicalSettings(platform="Reference"))
 

@@ -1,0 +1,1 @@
+"""Full atoms of frames: side chains, hydrogens, files of them."""

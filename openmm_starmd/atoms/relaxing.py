@@ -1,0 +1,119 @@
+"""Minimisation of all-atom frames with the backbone held where it was drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import openmm as mm
+from openmm import app, unit
+
+from openmm_starmd.atoms.allatom import AllAtomModel
+from openmm_starmd.data.generate import obc2_system
+
+STIFFNESS = 1000.0
+"""kJ/mol/nm^2; an atom pulled away by kT sits 0.7 Å off."""
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """A minimised frame.
+
+    Attributes
+    ----------
+    positions : np.ndarray [atoms, 3]
+        nm.
+    before, after : float
+        Energy of the force field without the restraints, kJ/mol.
+    moved : float
+        RMSD of N, CA and C, as they are, without superposition, nm.
+    """
+
+    positions: np.ndarray
+    before: float
+    after: float
+    moved: float
+
+
+class Relaxer:
+    """Minimises frames of one all-atom model in implicit solvent (OBC2), N, CA and C under harmonic restraints.
+
+    Parameters
+    ----------
+    model : AllAtomModel
+    forcefield : app.ForceField
+        Without an implicit solvent of its own.
+    iterations : int
+        At most, per frame; 0 goes on to convergence (10 kJ/mol/nm), which takes long.
+    stiffness : float
+        Of the restraints, kJ/mol/nm^2.
+    platform : str, optional
+        OpenMM platform; the fastest by default.
+    """
+
+    def __init__(
+        self,
+        model: AllAtomModel,
+        forcefield: app.ForceField,
+        *,
+        iterations: int = 100,
+        stiffness: float = STIFFNESS,
+        platform: str | None = None,
+    ) -> None:
+        if iterations < 0:
+            raise ValueError(f"iterations is {iterations}; 0 is to convergence, more is a limit")
+        if not (np.isfinite(stiffness) and stiffness >= 0):
+            raise ValueError(f"stiffness is {stiffness}; it must be 0 or more, kJ/mol/nm^2")
+        self._iterations = iterations
+        system = obc2_system(model.topology, forcefield, None)
+        self._held = model.heavy[model.protein.backmap("heavy").backbone].ravel()
+        self._restraint = mm.CustomExternalForce("0.5*k*((x-x0)^2+(y-y0)^2+(z-z0)^2)")
+        self._restraint.addGlobalParameter("k", stiffness)
+        for name in ("x0", "y0", "z0"):
+            self._restraint.addPerParticleParameter(name)
+        for atom in self._held:
+            self._restraint.addParticle(int(atom), [0.0, 0.0, 0.0])
+        self._restraint.setForceGroup(31)
+        system.addForce(self._restraint)
+        integrator = mm.VerletIntegrator(0.001)
+        try:
+            options = () if platform is None else (mm.Platform.getPlatformByName(platform),)
+            self._context = mm.Context(system, integrator, *options)
+        except mm.OpenMMException as error:
+            names = ", ".join(mm.Platform.getPlatform(i).getName() for i in range(mm.Platform.getNumPlatforms()))
+            raise ValueError(f"no Context on the platform {platform}: {error} (there are {names})") from error
+
+    def relax(self, positions: np.ndarray) -> Relaxed:
+        """Minimise one frame.
+
+        Parameters
+        ----------
+        positions : np.ndarray [atoms, 3]
+            Of the model, nm.
+
+        Returns
+        -------
+        Relaxed
+
+        Raises
+        ------
+        ValueError
+            If the force field makes no number of it, since atoms lie on one another.
+        """
+        for index, atom in enumerate(self._held):
+            self._restraint.setParticleParameters(index, int(atom), positions[atom])
+        self._restraint.updateParametersInContext(self._context)
+        self._context.setPositions(positions)
+        before = self._energy()
+        try:
+            mm.LocalEnergyMinimizer.minimize(self._context, 10.0, self._iterations)
+        except mm.OpenMMException as error:
+            raise ValueError(f"a frame cannot be minimised ({error}): are there atoms on one another?") from error
+        state = self._context.getState(positions=True)
+        relaxed = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        moved = float(np.sqrt(((relaxed[self._held] - positions[self._held]) ** 2).sum(-1).mean()))
+        return Relaxed(np.array(relaxed), before, self._energy(), moved)
+
+    def _energy(self) -> float:
+        state = self._context.getState(energy=True, groups=set(range(31)))
+        return state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)

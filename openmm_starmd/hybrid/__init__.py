@@ -1,0 +1,1 @@
+"""Classical MD in between learned frames: the all-atom model, segments, policies."""

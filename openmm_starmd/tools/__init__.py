@@ -1,0 +1,1 @@
+"""Looking at weights, checking and converting them."""
