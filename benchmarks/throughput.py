@@ -38,7 +38,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from openmm_starmd import __version__
-from openmm_starmd.data.windows import Batch, chained
+from openmm_starmd.data.batches import Batch
+from openmm_starmd.data.windows import chained
 from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids
 from openmm_starmd.geometry.so3 import exp_map
 from openmm_starmd.model import attention
@@ -162,7 +163,8 @@ def operations(step: Callable[[], Any]) -> float:
 
 def measure_training(config: ModelConfig, residues: int, frames: int, device: str, seconds: float) -> dict[str, Any]:
     """Optimiser steps on one window."""
-    from openmm_starmd.training.objective import objective, recipe_objective
+    from openmm_starmd.training.objective import objective
+    from openmm_starmd.training.objective_settings import recipe_objective
 
     settings = recipe_objective("mini" if config.anchored else "paper")
     network = Network(config).to(device).train()

@@ -97,7 +97,9 @@ def test_batches_keep_to_the_tokens_and_to_lengths_alike():
     assert seen == {9, 14, 21}
     # too long even for one whole window: fewer frames, but never fewer than two
     for tokens, frames in ((70, 3), (20, 2)):
-        plan = WindowDataset([wobbler("large", 21, 60)], replace(windows, tokens=tokens, stride_max=2.0), 1).plan(0)
+        plan = WindowDataset(
+            [wobbler("large", 21, 60)], replace(windows, tokens=tokens, stride_max=2.0, stride_focus=2.0), 1
+        ).plan(0)
         assert plan.target.shape == (1, frames)
 
 

@@ -15,7 +15,8 @@ from openmm_starmd.model.openfold import OpenFoldFeatures, load_openfold_feature
 from openmm_starmd.model.weights import Weights
 from openmm_starmd.protein import Protein
 from openmm_starmd.rollout import Rollout, make_rollout
-from openmm_starmd.training.objective import objective, recipe_objective
+from openmm_starmd.training.objective import objective
+from openmm_starmd.training.objective_settings import recipe_objective
 
 from .proteins import VILLIN, toy_batch, villin_backbone, villin_features
 from .test_network import NARROW, awake

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
+from openmm_starmd.data.batches import Batch, Plan
 from openmm_starmd.data.trajectories import ProteinData, Replica
 from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids, rigids_from_backbone, superpose
-from openmm_starmd.model.features import Features, torsion_features
+from openmm_starmd.model.features import torsion_features
+
+ROUNDING = 1e-4
+"""Share by which the gap between two frames may exceed the longest stride: clocks of files are single precision."""
 
 
 @dataclass(frozen=True)
@@ -71,52 +75,19 @@ class WindowSettings:
                 f"strides {self.stride_min} to {self.stride_max} ps, focus {self.stride_focus} ps: they must be "
                 "positive and the range in order"
             )
+        if self.focus_probability > 0 and not self.stride_min <= self.stride_focus <= self.stride_max:
+            raise ValueError(
+                f"stride_focus is {self.stride_focus:g} ps, outside stride_min {self.stride_min:g} to stride_max "
+                f"{self.stride_max:g} ps: choose one within, or set focus_probability to 0"
+            )
+        for name in ("focus", "full", "gap", "reference"):
+            share = getattr(self, f"{name}_probability")
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name}_probability is {share}; it must lie in [0, 1]")
+        if not 0 <= self.torsion_dropout <= 1:
+            raise ValueError(f"torsion_dropout is {self.torsion_dropout}; it must lie in [0, 1]")
         if self.bucket_ratio <= 1:
             raise ValueError(f"bucket_ratio is {self.bucket_ratio}; it must be greater than 1")
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B windows of one protein.
-
-    Attributes
-    ----------
-    features : Features
-    rigids : Rigids [B, L, N]
-        Each frame centred on its Cα centroid and superposed on the one before, nm.
-    torsions : Tensor [B, L, N, 5]
-        ψ, χ1..4, radians.
-    torsion_mask, torsion_symmetric : Tensor [N, 5], bool
-    stride : Tensor [B, L]
-        Time since the frame before, ps; the window's stride for the first frame.
-    target : Tensor [B, L], bool
-        Frames that may be predicted.
-    key : tuple of int
-        (seed, step, position in the step): what every random draw made for this batch is keyed by, together with the
-        number of the window in it.
-    """
-
-    features: Features
-    rigids: Rigids
-    torsions: Tensor
-    torsion_mask: Tensor
-    torsion_symmetric: Tensor
-    stride: Tensor
-    target: Tensor
-    key: tuple[int, ...]
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on `device`."""
-        return Batch(
-            self.features.to(device),
-            self.rigids.to(device),
-            self.torsions.to(device),
-            self.torsion_mask.to(device),
-            self.torsion_symmetric.to(device),
-            self.stride.to(device),
-            self.target.to(device),
-            self.key,
-        )
 
 
 def window_frames(frames: int, length: int, stride: int, rng: np.random.Generator) -> np.ndarray:
@@ -140,66 +111,29 @@ def window_frames(frames: int, length: int, stride: int, rng: np.random.Generato
     return start + stride * np.arange(count)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which frames a batch consists of, before any is read.
-
-    Attributes
-    ----------
-    protein : ProteinData
-    replica : Replica
-    index : np.ndarray [B, L or L - 1], int
-        Frames of the trajectory.
-    from_start : bool
-        Whether the PDB file's structure stands in front of them.
-    reference : int or None
-        Frame of the trajectory that is the reference structure; the PDB file's without it.
-    hide_torsions : bool
-        Whether the reference's torsions are hidden.
-    stride : np.ndarray [B, L]
-        As in :class:`Batch`.
-    target : np.ndarray [B, L], bool
-        As in :class:`Batch`.
-    key : tuple of int
-    """
-
-    protein: ProteinData
-    replica: Replica
-    index: np.ndarray
-    from_start: bool
-    reference: int | None
-    hide_torsions: bool
-    stride: np.ndarray
-    target: np.ndarray
-    key: tuple[int, ...]
-
-    @property
-    def counted(self) -> int:
-        """Frames that losses are summed over."""
-        return int(self.target[:, 1:].sum())
-
-    @property
-    def tokens(self) -> int:
-        """Residues x frames x windows."""
-        return self.target.size * self.protein.features.length
-
-
 class WindowDataset(Dataset[Batch]):
     """Batches of windows, each a function of the seed, the training step and its position in the step.
 
     Parameters
     ----------
     proteins : sequence of ProteinData
+        Trajectories whose frames lie further apart than any stride are left out, with a warning.
     settings : WindowSettings
     steps : int
         Length of the dataset: the number of training steps.
+
+    Raises
+    ------
+    ValueError
+        If there are no proteins, or none has a trajectory with frames near enough to each other.
     """
 
     def __init__(self, proteins: Sequence[ProteinData], settings: WindowSettings, steps: int) -> None:
         if not proteins:
             raise ValueError("no proteins to draw windows from")
         self.proteins, self.settings, self.steps = list(proteins), settings, steps
-        self.trajectories = [(protein, replica) for protein in proteins for replica in protein.replicas]
+        self.longest = settings.stride_max * (1 + ROUNDING)
+        self.trajectories = self._usable()
         self.spans = np.array([(len(replica) - 1) * replica.interval for _, replica in self.trajectories])
         # longer data deserve more visits, but a protein with little data must still be seen
         self.weights = np.sqrt([len(replica) * replica.interval for _, replica in self.trajectories])
@@ -232,15 +166,53 @@ class WindowDataset(Dataset[Batch]):
         number, stride, rng = self._choose(step, position)
         protein, replica = self.trajectories[number]
         frames, interval, residues = len(replica), replica.interval, protein.features.length
-        step_frames = max(1, min(round(stride / interval), frames - 1))
+        step_frames = max(1, min(round(stride / interval), int(self.longest / interval), frames - 1))
         opening = "none"
         if rng.random() < settings.gap_probability:
             opening = "earlier" if rng.random() < 0.5 else "start"
 
+        index, gaps = self._windows(replica, residues, step_frames, opening, rng)
+        if not (gaps <= self.longest).any():
+            # the frame in front is all that short windows have before their target, and lies too far from it
+            opening = "none"
+            index, gaps = self._windows(replica, residues, step_frames, opening, rng)
+        # a frame across a longer gap than any stride is history only
+        target = np.concatenate([np.zeros((len(index), 1), dtype=bool), gaps <= self.longest], axis=1)
+        gaps = np.concatenate([gaps[:, -1:], gaps], axis=1)
+        # behind the PDB file's structure the window's own first frame may be a target
+        earliest = opening != "start" and rng.random() < settings.reference_probability
+        reference = int(index[:, 0].min()) if earliest else None
+        hide = bool(rng.random() < settings.torsion_dropout)
+        key = (settings.seed, step, position)
+        return Plan(protein, replica, index, opening == "start", reference, hide, gaps, target, key)
+
+    def _usable(self) -> list[tuple[ProteinData, Replica]]:
+        """Trajectories with frames near enough to each other to be predicted one from another."""
+        found = [(protein, replica) for protein in self.proteins for replica in protein.replicas]
+        wide = [(protein.name, replica.interval) for protein, replica in found if replica.interval > self.longest]
+        if not wide:
+            return found
+        names = list(dict.fromkeys(name for name, _ in wide))
+        said = (
+            f"frames {min(i for _, i in wide):g} ps apart or more, further than windows.stride_max "
+            f"{self.settings.stride_max:g} ps, in {len(wide)} of {len(found)} trajectories "
+            f"({', '.join(names[:5])}{', ...' if len(names) > 5 else ''}): set windows.stride_max by --config, or "
+            "use trajectories with more frames"
+        )
+        if len(wide) == len(found):
+            raise ValueError(said)
+        warnings.warn(f"left out: {said}", UserWarning, stacklevel=3)
+        return [(protein, replica) for protein, replica in found if replica.interval <= self.longest]
+
+    def _windows(
+        self, replica: Replica, residues: int, step_frames: int, opening: str, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Frames of the windows of one batch, [B, L or L - 1], and the times between their frames, [B, L - 1] in ps."""
+        settings, frames = self.settings, len(replica)
         length = min(settings.length, max(2, settings.tokens // residues))
         count = min(length, (frames - 1) // step_frames + 1)
         total = count if opening != "start" or count == length else count + 1
-        windows, firsts = [], []
+        windows = []
         for _ in range(max(1, settings.tokens // (residues * total))):
             window = window_frames(frames, length, step_frames, rng)
             if opening == "earlier":
@@ -248,21 +220,11 @@ class WindowDataset(Dataset[Batch]):
             elif opening == "start" and len(window) == length:
                 window = window[1:]
             windows.append(window)
-            firsts.append(window[0])
         index = np.stack(windows)
-        times = interval * (index + 1.0)  # the first frame of a trajectory lies one interval after its start
+        times = replica.interval * (index + 1.0)  # the first frame of a trajectory lies one interval after its start
         if opening == "start":
             times = np.concatenate([np.zeros((len(index), 1)), times], axis=1)
-        gaps = np.diff(times, axis=1)
-        # a frame across a longer gap than any stride is history only
-        target = np.concatenate([np.zeros((len(index), 1), dtype=bool), gaps <= settings.stride_max], axis=1)
-        gaps = np.concatenate([gaps[:, -1:], gaps], axis=1)
-        # behind the PDB file's structure the window's own first frame may be a target
-        earliest = opening != "start" and rng.random() < settings.reference_probability
-        reference = int(min(firsts)) if earliest else None
-        hide = bool(rng.random() < settings.torsion_dropout)
-        key = (settings.seed, step, position)
-        return Plan(protein, replica, index, opening == "start", reference, hide, gaps, target, key)
+        return index, np.diff(times, axis=1)
 
     def read(self, plan: Plan) -> Batch:
         """The batch of a plan."""

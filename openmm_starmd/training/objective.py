@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from openmm_starmd.data.windows import Batch
+from openmm_starmd.data.batches import Batch
 from openmm_starmd.diffusion import igso3
 from openmm_starmd.diffusion.process import forward_noise
 from openmm_starmd.geometry.rigid import Rigids
@@ -19,70 +19,7 @@ from openmm_starmd.model.masks import block_causal_mask
 from openmm_starmd.model.network import Network, Prediction
 from openmm_starmd.randomness import keyed_generator
 from openmm_starmd.training import losses
-
-
-@dataclass(frozen=True)
-class ObjectiveSettings:
-    """How training frames are noised and how losses are weighed.
-
-    Attributes
-    ----------
-    tau_min : float
-        Smallest diffusion time.
-    log_uniform : float
-        Share of τ drawn log-uniformly from [tau_min, 1]; the rest is uniform.
-    context_probability, context_tau : float
-        Contextual noise of the clean copies: how often, and the largest upper end of its uniform τ; the upper end
-        itself is drawn per window.
-    jitter_probability, jitter_translation, jitter_rotation : float
-        Perturbation of the clean copies that the network is not told of; upper ends in nm and rad.
-    geometry_tau : float
-        FAPE, distances and clashes count for τ up to this only. At higher noise the clean frame is truly uncertain, its
-        best estimate is a mean over structures and need not look like one.
-    weights : tuple of (str, float)
-        Name and weight of each loss.
-    """
-
-    tau_min: float = 5e-4
-    log_uniform: float = 0.8
-    context_probability: float = 0.75
-    context_tau: float = 0.02
-    jitter_probability: float = 0.5
-    jitter_translation: float = 0.01
-    jitter_rotation: float = 0.03
-    geometry_tau: float = 0.02
-    weights: tuple[tuple[str, float], ...] = (
-        ("translation", 1.0),
-        ("rotation", 0.5),
-        ("distance", 0.5),
-        ("fape", 0.5),
-        ("torsion", 0.1),
-        ("clash", 1.0),
-    )
-
-
-# The paper's losses and weights (table 10).
-PAPER_OBJECTIVE = ObjectiveSettings(
-    tau_min=0.01,
-    log_uniform=0.0,
-    context_tau=0.1,
-    jitter_probability=0.0,
-    geometry_tau=1.0,
-    weights=(
-        ("translation_score", 1.0),
-        ("rotation_score", 0.5),
-        ("torsion", 0.5),
-        ("fape", 0.5),
-        ("sidechain_fape", 0.5),
-        ("coordinates", 0.25),
-        ("distance_low", 0.25),
-    ),
-)
-
-
-def recipe_objective(form: str) -> ObjectiveSettings:
-    """Settings that go with a preset, ``"mini"`` or ``"paper"``."""
-    return PAPER_OBJECTIVE if form == "paper" else ObjectiveSettings()
+from openmm_starmd.training.objective_settings import ObjectiveSettings
 
 
 @dataclass(frozen=True)
@@ -204,7 +141,7 @@ def loss_terms(
     names = dict(settings.weights)
     sharp = (tau <= settings.geometry_tau).to(tau.dtype)
     terms: dict[str, Tensor] = {}
-    if "translation" in names:
+    if names.keys() & {"translation", "rotation"}:
         terms["translation"], terms["rotation"] = losses.standardized_error(
             predicted, truth, scale, prediction.estimate.scale_rotation
         )
@@ -247,10 +184,13 @@ def loss_terms(
         points, true_points = losses.backbone_atoms(predicted), losses.backbone_atoms(truth)
         # in units of the knowable, like the standardised errors
         terms["distance"] = sharp * losses.distance_map_loss(points, true_points) / (10 * scale).square()
-    if "coordinates" in names:
+    if names.keys() & {"coordinates", "distance_low"}:
         psi = batch.torsions[:, 1:, :, 0]
-        points = losses.backbone_atoms(predicted, prediction.torsions[..., 0, :])
-        true_points = losses.backbone_atoms(truth, torch.stack([psi.sin(), psi.cos()], dim=-1))
+        true_psi = torch.stack([psi.sin(), psi.cos()], dim=-1)
+        # the last residue of a chain has no ψ: its O must not teach the network one
+        psi_known = batch.torsion_mask[:, 0, None]
+        points = losses.backbone_atoms(predicted, torch.where(psi_known, prediction.torsions[..., 0, :], true_psi))
+        true_points = losses.backbone_atoms(truth, true_psi)
         low = (tau <= 0.25).to(points.dtype)
         terms["coordinates"] = low * losses.coordinate_loss(points, true_points)
         terms["distance_low"] = low * losses.distance_map_loss(points, true_points)

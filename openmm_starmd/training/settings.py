@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from openmm_starmd.data.windows import WindowSettings
 from openmm_starmd.model.config import ModelConfig, preset
-from openmm_starmd.training.objective import ObjectiveSettings, recipe_objective
+from openmm_starmd.training.objective_settings import ObjectiveSettings, recipe_objective
 
 PRECISIONS = ("auto", "32", "bf16")
 
@@ -200,7 +200,11 @@ def _filled(base: T, values: Any, prefix: str, unknown: list[str], source: str) 
                 changed[name] = _filled(current, value, f"{prefix}{name}.", unknown, source)
             else:
                 changed[name] = _typed(current, value, f"{prefix}{name}", source)
-    return replace(base, **changed)  # type: ignore[type-var]
+    try:
+        return replace(base, **changed)  # type: ignore[type-var]
+    except ValueError as error:
+        where = f" {prefix.rstrip('.')}:" if prefix else ""
+        raise ValueError(f"{source}:{where} {error}") from error
 
 
 def _typed(current: Any, value: Any, name: str, source: str) -> Any:
