@@ -10,8 +10,9 @@ import torch
 from typer.testing import CliRunner
 
 from openmm_starmd.analysis.flexibility import rmsf
+from openmm_starmd.data.batches import Batch
 from openmm_starmd.data.trajectories import load_protein
-from openmm_starmd.data.windows import Batch, WindowDataset, WindowSettings, chained, window_frames
+from openmm_starmd.data.windows import WindowDataset, WindowSettings, chained, window_frames
 from openmm_starmd.geometry.rigid import backbone_from_rigids, rigids_from_backbone, superposition
 from openmm_starmd.model.config import preset
 from openmm_starmd.model.frames import initial_estimate
@@ -29,7 +30,8 @@ from openmm_starmd.cli import app  # noqa: E402
 from openmm_starmd.training.average import Average  # noqa: E402
 from openmm_starmd.training.machines import Machines  # noqa: E402
 from openmm_starmd.training.module import learning_rate_factor  # noqa: E402
-from openmm_starmd.training.objective import noise_batch, objective, recipe_objective  # noqa: E402
+from openmm_starmd.training.objective import noise_batch, objective  # noqa: E402
+from openmm_starmd.training.objective_settings import recipe_objective  # noqa: E402
 from openmm_starmd.training.recipe import (  # noqa: E402
     Recipe,
     load_proteins,
@@ -286,7 +288,11 @@ def test_a_recipe_is_its_json(name, tmp_path):
         ({"precision": "16"}, "precision is '16'; choose one of auto, 32, bf16"),
         ({"accumulate": 0}, "accumulate is 0"),
         ({"windows": {"stride_min": 0.0}}, "strides 0.0 to"),
-        ({"validation": {"frames": 1}}, "frames at least 2"),
+        ({"validation": {"frames": 1}}, "validation: .*frames at least 2"),
+        ({"objective": {"weights": [["fape"]]}}, "give pairs of a name and a number"),
+        ({"objective": {"weights": [["fape", 1.0], ["fape", 1.0]]}}, "a loss twice"),
+        ({"objective": {"tau_min": 0}}, "tau_min is 0"),
+        ({"objective": {"jitter_probability": 2}}, "jitter_probability is 2"),
     ],
 )
 def test_recipes_name_what_is_wrong(values, message):
@@ -350,6 +356,16 @@ def test_validation_holds_rollouts_against_md(tree, tmp_path):
         trials(left_out, replace(recipe.validation, stride=20.0), config)
     with pytest.raises(ValueError, match="outside the 1 to 20 ps"):
         trials(left_out, replace(recipe.validation, stride=100.0), config)
+    with pytest.raises(ValueError, match="no frames so far apart"):
+        trials(left_out, replace(recipe.validation, stride=2.5), config)
+    # fluctuations grow with time: a rollout longer than the MD is compared over the MD's length
+    longer = trials(left_out, replace(recipe.validation, frames=8), config)[0]
+    assert (longer.frames, longer.compared) == (8, 6) and (trial.frames, trial.compared) == (4, 4)
+    network = Network(config).eval()
+    whole, part = (roll_out(network, replace(longer, compared=n), "cpu")["rmsf_ratio/frag"] for n in (8, 6))
+    assert whole != part
+    stuck = spoiled(network)
+    assert roll_out(stuck, longer, "cpu")["valid/frag"] == 0.0
 
     weights = train(trained, tmp_path / "run", recipe, validation=left_out, accelerator="cpu", progress=False)
     rows = [line.split(",") for line in (tmp_path / "run" / "log.csv").read_text().splitlines()]
@@ -367,6 +383,13 @@ def test_validation_holds_rollouts_against_md(tree, tmp_path):
         assert (tmp_path / run / "log.csv").read_text().count("\n") == (4 if run == "run" else 3)
     files = [folder / "model.safetensors" for folder in (weights, plain)]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def spoiled(network: Network) -> Network:
+    """The same with weights that lead where nothing is finite."""
+    for parameter in network.parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    return network
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_is_kept(tree, tmp_path):

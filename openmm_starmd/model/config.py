@@ -130,7 +130,11 @@ class ModelConfig:
                 f"max_context is {self.max_context}; it must be at least 3: the first frame and the last two"
             )
         if not 0 < self.stride_min <= self.stride_default <= self.stride_max:
-            raise ValueError("strides must satisfy 0 < stride_min <= stride_default <= stride_max")
+            raise ValueError(
+                f"stride_default is {self.stride_default:g} ps, and stride_min {self.stride_min:g} to stride_max "
+                f"{self.stride_max:g} ps: it must lie between them, and all be positive. Of weights to be trained, "
+                "model.stride_default must fit windows.stride_min and windows.stride_max"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON."""

@@ -21,7 +21,9 @@ def train(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="RUN", help="Folder of the run; needed but for --dry-run.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="mini or paper.")] = "mini",
+    preset: Annotated[
+        str | None, typer.Option(help="mini or paper; mini by default, or the form of the weights of --from.")
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="JSON file of settings, as recipe.json of a run; options come before it."),
@@ -39,7 +41,7 @@ def train(
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the weights; that in FILE or of RUN by default.")] = "",
     start_from: Annotated[
-        str | None, typer.Option("--from", metavar="WEIGHTS", help="Weights to fine-tune, in place of random ones.")
+        str | None, typer.Option("--from", metavar="WEIGHTS", help="Weights to fine-tune, with their model settings.")
     ] = None,
     tokens: Annotated[
         int | None, typer.Option(min=2, help="Size of a batch: residues x frames x windows, of one protein.")
@@ -99,19 +101,21 @@ def train(
             workers=workers,
             logger=logger,
         )
-        base = recipes.recipe_for(preset)
+        weights = None if start_from is None else load_weights(start_from)
+        form = "mini" if weights is None or weights.config.anchored else "paper"
+        if weights is not None and preset not in (None, form):
+            raise ValueError(f"--preset {preset}, but {start_from} is of the form {form}: leave --preset out")
+        base = recipes.recipe_for(preset or form)
+        if weights is not None:
+            base = _changed(base, {"model": weights.config})
         recipe = base if config is None else read_recipe(config, base)
-        network = None
-        if start_from is not None:
-            weights = load_weights(start_from)
-            network = weights.network
-            recipe = _changed(recipe, {"model": weights.config, "start_from": start_from})
         if config is not None and recipe.model.name != base.model.name:
             name = name or recipe.model.name
-        name = name or (output.name if output else preset)
+        name = name or (output.name if output else preset or form)
         recipe = _changed(
             recipe,
             {
+                "start_from": start_from,
                 "steps": max_steps,
                 "model.name": name,
                 "windows.tokens": tokens,
@@ -129,13 +133,14 @@ def train(
             from openmm_starmd.training.dry_run import dry_run as measure
 
             typer.echo(measure(proteins, recipe, "cuda" if machines.on_gpu else "cpu"))
+        if dry_run or output is None:
             return
         wanted = recipe.validation.proteins
         judged = recipes.validation_proteins(folders, wanted, exclude or [], proteins) if wanted else []
         for protein in judged:
             if first and protein.name not in {p.name for p in proteins}:
                 typer.echo(f"validation on {protein.name}, which is not trained on")
-        assert output is not None
+        network = None if weights is None else weights.network
         written = recipes.train(
             proteins, output, recipe, resume=resume, start_from=network, validation=judged, machines=machines
         )

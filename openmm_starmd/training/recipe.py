@@ -27,6 +27,7 @@ from openmm_starmd.training.module import StarMDModule
 from openmm_starmd.training.rollouts import validator
 from openmm_starmd.training.runlog import RunLog
 from openmm_starmd.training.settings import Recipe, differences, read_recipe, recipe_for
+from openmm_starmd.training.starting import take_over
 
 MOST_REPLICAS = 1000
 """Replica numbers of one protein lie below this."""
@@ -120,7 +121,7 @@ def train(
     resume : bool
         Go on from the checkpoint of `output`; begin if there is none.
     start_from : Network, optional
-        Weights to fine-tune.
+        Weights to fine-tune; see :func:`openmm_starmd.training.starting.take_over`.
     validation : sequence of ProteinData, optional
         Proteins, with the MD to compare with, that the averaged weights draw short rollouts of.
     machines : Machines, optional
@@ -139,7 +140,7 @@ def train(
     ------
     ValueError
         If `output` holds a run already and `resume` is False, settings or data differ from that run's, another process
-        trains into it, or a loss is not finite.
+        trains into it, weights to fine-tune do not fit the recipe's model, or a loss is not finite.
     """
     output = Path(output)
     machines = machines or Machines(accelerator=accelerator or "auto")
@@ -159,7 +160,7 @@ def train(
     torch.manual_seed(recipe.seed)
     network = Network(config)
     if start_from is not None:
-        network.load_state_dict(start_from.state_dict())
+        take_over(network, start_from)
     # processes of one run start at different times: only the first looks at what is in the folder, and writes
     trainer = make_trainer(machines, recipe, output, [], done)
     writes = trainer.is_global_zero

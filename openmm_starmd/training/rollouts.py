@@ -16,6 +16,9 @@ from openmm_starmd.model.network import Network
 from openmm_starmd.rollout import Rollout
 from openmm_starmd.training.settings import ValidationSettings
 
+OFF = 0.01
+"""Share by which the spacing of MD's frames may differ from the stride."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -26,7 +29,9 @@ class Trial:
     name : str
     features : Features
     rmsf : np.ndarray [N]
-        Of Cα in MD, nm: mean over stretches as long as the rollout.
+        Of Cα in MD, nm: mean over stretches of `compared` frames.
+    compared : int
+        Frames whose fluctuation is compared: all that are drawn, or as many as the longest MD has.
     stride : float
         ps.
     frames : int
@@ -36,6 +41,7 @@ class Trial:
     name: str
     features: Features
     rmsf: np.ndarray
+    compared: int
     stride: float
     frames: int
 
@@ -56,7 +62,7 @@ def trials(proteins: Sequence[ProteinData], settings: ValidationSettings, config
     Raises
     ------
     ValueError
-        If a protein's MD is too short for the stride, or the model does not know the stride.
+        If a protein's MD is too short or has no frames at the stride, or the model does not know the stride.
     """
     from openmm_starmd.analysis.flexibility import rmsf
 
@@ -68,20 +74,23 @@ def trials(proteins: Sequence[ProteinData], settings: ValidationSettings, config
         )
     found = []
     for protein in proteins:
-        measured = []
-        for replica in protein.replicas:
-            step = max(1, round(stride / replica.interval))
-            count = min(settings.frames, len(replica) // step)
-            for begin in range(0, len(replica) - count * step + 1, max(1, count * step)):
-                if count >= 2:
-                    frames = begin + step * np.arange(count)
-                    measured.append(rmsf(replica.rigids(frames).translations.double().numpy()))
-        if not measured:
+        steps = [(replica, round(stride / replica.interval)) for replica in protein.replicas]
+        fitting = [(r, step) for r, step in steps if step and abs(step * r.interval - stride) <= OFF * stride]
+        count = max((min(settings.frames, len(r) // step) for r, step in fitting), default=0)
+        if count < 2:
+            intervals = ", ".join(sorted({f"{replica.interval:g}" for replica in protein.replicas}))
             raise ValueError(
-                f"the MD of {protein.name} is too short to validate at a stride of {stride:g} ps: lower "
-                "validation.stride, or choose another protein with --validate"
+                f"the MD of {protein.name} is too short to validate at a stride of {stride:g} ps, or has no frames so "
+                f"far apart (its frames lie {intervals} ps apart): change validation.stride, or choose another protein "
+                "with --validate"
             )
-        found.append(Trial(protein.name, protein.features, np.mean(measured, axis=0), stride, settings.frames))
+        # fluctuations grow with time: only stretches of equal length are alike
+        measured = [
+            rmsf(replica.rigids(begin + step * np.arange(count)).translations.double().numpy())
+            for replica, step in fitting
+            for begin in range(0, len(replica) - count * step + 1, count * step)
+        ]
+        found.append(Trial(protein.name, protein.features, np.mean(measured, axis=0), count, stride, settings.frames))
     return found
 
 
@@ -106,9 +115,16 @@ def roll_out(network: Network, trial: Trial, device: str | torch.device) -> dict
     features = trial.features
     start = backbone_from_rigids(features.reference.to(torch.float64))[None]
     rollout = Rollout(network, features, start, stride=trial.stride, seeds=(0,), device=device)
-    alphas = torch.stack([rollout.step().backbone[0, :, 1] for _ in range(trial.frames)]).numpy()
+    alphas = np.full((trial.frames, features.length, 3), np.nan)
+    for frame in range(trial.frames):
+        try:
+            alphas[frame] = rollout.step().backbone[0, :, 1].numpy()
+        except RuntimeError:
+            # half-trained weights may lead where nothing is finite: a figure, not the end of the training
+            break
     verdict = judge(alphas, features.bonded.numpy())
-    drawn = rmsf(alphas) if np.isfinite(alphas).all() else np.full(len(trial.rmsf), np.nan)
+    compared = alphas[: trial.compared]
+    drawn = rmsf(compared) if np.isfinite(compared).all() else np.full(len(trial.rmsf), np.nan)
     return {
         f"valid/{trial.name}": float(verdict.valid.mean()),
         f"rmsf_r/{trial.name}": float(correlation(drawn, trial.rmsf)),
