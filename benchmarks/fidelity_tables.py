@@ -76,7 +76,8 @@ def means(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     seconds = [r["second"]["rmsf_correlation"] for r in results.values() if r["second"] is not None]
     return {
         "model_rmsf_correlation": float(np.mean([r["model"]["rmsf_correlation"] for r in results.values()])),
-        "second_rmsf_correlation": float(np.mean(seconds)) if seconds else None,
+        # a mean over fewer proteins than the model's would be another figure
+        "second_rmsf_correlation": float(np.mean(seconds)) if len(seconds) == len(results) else None,
         "network_rmsf_correlation": networks,
         "best_network": max(networks, key=lambda label: networks[label]),
         "worst_valid": min(s["valid"] for r in results.values() for s in r["model"]["seeds"]),

@@ -178,7 +178,12 @@ def measure(data: Path, protein: str, kills: int, steps: int, seed: int, config:
     files = ("weights/model.safetensors", "weights/config.json", "log.csv")
     equal = {name: digest(undisturbed / name) == digest(killed / name) for name in files}
     first, second = (torch.load(run / "last.ckpt", weights_only=False) for run in (undisturbed, killed))
-    equal["last.ckpt, weights"] = all(torch.equal(first["state_dict"][n], v) for n, v in second["state_dict"].items())
+    for name, part in (
+        ("weights", lambda ckpt: ckpt["state_dict"]),
+        ("average", lambda ckpt: ckpt["starmd"]["average"]),
+    ):
+        one, other = part(first), part(second)
+        equal[f"last.ckpt, {name}"] = one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
     return {
         "protein": protein,
         "steps": steps,
@@ -225,6 +230,8 @@ def main() -> None:
     arguments.json.write_text(json.dumps(outcome, indent=1) + "\n")
     if not all(outcome["equal"].values()) or not all(kill["sound"] for kill in outcome["kills"]):
         sys.exit(1)
+    if len(outcome["kills"]) < arguments.kills:
+        sys.exit(f"the run ended after {len(outcome['kills'])} of {arguments.kills} kills: give more --steps")
 
 
 if __name__ == "__main__":

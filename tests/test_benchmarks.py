@@ -228,7 +228,10 @@ def test_what_was_not_measured_is_no_pass(monkeypatch):
     found = verdicts(monkeypatch, slopes=None, model__lag_ratios=[], lag_ps=[])
     assert [passed for name, passed in found.items() if name.startswith("slope")] == [None, None]
     found = verdicts(monkeypatch, second=None)
-    assert found["mean RMSF r beside the second replica's"] is True  # the other protein has one
+    assert found["mean RMSF r beside the second replica's"] is None  # the other protein has one
+    lag = "RMSD against lag, every protein"
+    assert verdicts(monkeypatch, lag_ps=[10.0, 100.0])[lag] is None
+    assert verdicts(monkeypatch, lag_ps=[10.0, 100.0], model__lag_ratios=[1.0, 0.6])[lag] is False
 
 
 def test_side_chain_agreement(monkeypatch):
