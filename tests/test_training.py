@@ -1,6 +1,7 @@
 """Windows, objective and recipe: what is drawn, what is learned, what a killed run leaves."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 
 import mdtraj
@@ -112,6 +113,14 @@ def test_incomplete_trees_are_refused(tree, tmp_path):
         load_protein(tree / "frag", replicas=[9])
     with pytest.raises(ValueError, match="no trajectories"):
         load_proteins([tmp_path])
+    # two runs in one file: a mean of the gaps would be nobody's stride
+    shutil.copytree(tree / "frag", tmp_path / "frag")
+    path = tmp_path / "frag" / "frag_prod_R2_fit.xtc"
+    trajectory = mdtraj.load(str(path), top=str(tmp_path / "frag" / "frag.pdb"))
+    trajectory.time = np.where(np.arange(12) < 6, np.arange(12), np.arange(12) + 50)
+    trajectory.save_xtc(path)
+    with pytest.raises(ValueError, match=r"R2_fit.xtc: its frames are not evenly spaced: frame 6 at 56 ps"):
+        load_protein(tmp_path / "frag")
 
 
 def test_batches_are_drawn_from_the_step_alone(tree):

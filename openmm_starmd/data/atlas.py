@@ -245,7 +245,11 @@ def _from_folder(folder: Path) -> list[Source]:
     for path in [*folders, *archives]:
         inside = _from_zip(path) if path.suffix == ".zip" else _chains([File(str(p)) for p in sorted(path.iterdir())])
         if not inside and (path / f"{path.name}.pdb").is_file():
-            inside = [Source(path.name, None, (), f"{path} holds no {path.name}_prod_R1_fit.xtc or {path.name}_R1.xtc")]
+            reason = (
+                f"{path} holds no {path.name}_prod_R1_fit.xtc or {path.name}_R1.xtc; for files of other names give "
+                "the topology followed by its trajectories"
+            )
+            inside = [Source(path.name, None, (), reason)]
         for source in inside:
             if source.name not in found or found[source.name].reason:
                 found[source.name] = source

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from openmm_starmd.data.description import coarse_frames, describe, symmetric_torsions
+from openmm_starmd.data.reading import Clock
 from openmm_starmd.geometry.rigid import Rigids, rigids_from_backbone
 from openmm_starmd.model.features import Features
 
@@ -110,7 +111,8 @@ def load_protein(folder: str | os.PathLike[str], replicas: list[int] | None = No
     Raises
     ------
     ValueError
-        If the PDB file is missing, a residue lacks a backbone atom, or there is no trajectory.
+        If the PDB file is missing, a residue lacks a backbone atom, there is no trajectory, or its frames are not evenly
+        spaced in time.
     """
     folder = Path(folder)
     name = folder.name
@@ -133,12 +135,14 @@ def load_protein(folder: str | os.PathLike[str], replicas: list[int] | None = No
         trajectory = mdtraj.load(str(path), top=start.topology)
         if trajectory.n_frames < 2:
             continue
-        interval = float(np.diff(trajectory.time).mean())
+        clock = Clock(str(path), None, None)
         try:
+            clock.advance(trajectory.time)
+            clock.finish()
             backbone, torsions = coarse_frames(trajectory, description)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        loaded.append(LoadedReplica(backbone, torsions, interval))
+        loaded.append(LoadedReplica(backbone, torsions, clock.interval))
     if not loaded:
         raise ValueError(f"{folder}: every trajectory has fewer than two frames")
 
