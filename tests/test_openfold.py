@@ -1,18 +1,21 @@
 """OpenFold's features as conditioner: files, network, training, rollout."""
 
 import functools
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import mdtraj
 import numpy as np
 import openmm.app
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from openmm_starmd.model.config import ModelConfig, preset
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.openfold import OpenFoldFeatures, load_openfold_features
-from openmm_starmd.model.weights import Weights
+from openmm_starmd.model.weights import Weights, load_weights
 from openmm_starmd.protein import Protein
 from openmm_starmd.rollout import Rollout, make_rollout
 from openmm_starmd.training.objective import objective
@@ -149,3 +152,45 @@ def test_old_configurations_mean_the_reference_structure():
     config = ModelConfig.from_dict(old)
     assert (config.conditioner, config.attention) == ("reference", "joint") and config == preset("mini")
     assert ModelConfig.from_dict(configuration().to_dict()) == configuration()
+
+
+def test_the_command_trains_on_them(tmp_path):
+    """Features are read from disk with each batch, and are what the network is conditioned on."""
+    pytest.importorskip("lightning", reason="training needs the extra `train`")
+    from openmm_starmd.cli import app
+
+    folder = tmp_path / "atlas" / "villin"
+    folder.mkdir(parents=True)
+    start = mdtraj.load(VILLIN)
+    start = start.atom_slice(start.topology.select("protein and not element H and resid 1 to 10"))
+    start.save_pdb(folder / "villin.pdb")
+    walk = 0.01 * np.random.default_rng(0).standard_normal((30, start.n_atoms, 3))
+    mdtraj.Trajectory(start.xyz + walk, start.topology, time=np.arange(1.0, 31)).save_xtc(
+        folder / "villin_prod_R1_fit.xtc"
+    )
+    config = tmp_path / "settings.json"
+    config.write_text(json.dumps({"model": NARROW | {"conditioner": "openfold"}, "validation": {"frames": 2}}))
+    words = ["train", str(folder.parent), "--config", str(config), "--accelerator", "cpu", "--max-steps", "1"]
+    words += ["--validate", "villin"]
+    runner, weights = CliRunner(), []
+    for seed in (0, 1):
+        features = tmp_path / f"openfold{seed}"
+        features.mkdir()
+        write(features, seed=seed)
+        run = tmp_path / f"run{seed}"
+        done = runner.invoke(app, [*words, "--openfold", str(features), "-o", str(run)])
+        assert done.exit_code == 0, done.output
+        weights.append((run / "weights" / "model.safetensors").read_bytes())
+        assert load_weights(run / "weights").config.conditioner == "openfold"
+    assert weights[0] != weights[1]
+    write(features, length=9)
+    plain = tmp_path / "plain.json"
+    plain.write_text(json.dumps({"model": NARROW}))
+    for wrong, message in (
+        ([], "give their folder with --openfold"),
+        (["--openfold", str(features)], "shape (9, 384), but the protein has 10 residues"),
+        (["--openfold", str(features), "--config", str(plain)], "--openfold is for a model that conditions on it"),
+    ):
+        refused = runner.invoke(app, [*words, *wrong, "-o", str(tmp_path / "refused")])
+        assert refused.exit_code == 2 and message in " ".join(refused.output.split()), refused.output
+    assert not (tmp_path / "refused").exists()

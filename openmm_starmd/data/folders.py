@@ -13,6 +13,7 @@ import torch
 
 from openmm_starmd.data.store import is_store, open_store
 from openmm_starmd.data.trajectories import ProteinData, load_protein
+from openmm_starmd.model.openfold import open_openfold_files
 
 
 def open_data(folders: Sequence[str | os.PathLike[str]], exclude: Sequence[str] = ()) -> list[ProteinData]:
@@ -49,6 +50,29 @@ def open_data(folders: Sequence[str | os.PathLike[str]], exclude: Sequence[str] 
             "NAME/NAME_prod_R*_fit.xtc"
         )
     return [found[name] for name in sorted(found)]
+
+
+def with_openfold(proteins: Sequence[ProteinData], folder: str | os.PathLike[str]) -> list[ProteinData]:
+    """The same proteins with OpenFold's features, which stay on disk.
+
+    Parameters
+    ----------
+    proteins : sequence of ProteinData
+    folder : path
+        With ``NAME_single_repr.npy`` (N x 384) and ``NAME_pair_repr.npy`` (N x N x 128) of each.
+
+    Returns
+    -------
+    list of ProteinData
+
+    Raises
+    ------
+    ValueError
+        If a file is missing or is not an array of numbers of this shape.
+    """
+    for protein in proteins:
+        open_openfold_files(folder, protein.name, protein.features.length)
+    return [replace(protein, openfold=Path(folder)) for protein in proteins]
 
 
 def _load_tree(folder: Path, exclude: Sequence[str]) -> list[ProteinData]:

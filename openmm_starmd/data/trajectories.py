@@ -15,6 +15,7 @@ from openmm_starmd.data.description import coarse_frames, describe, symmetric_to
 from openmm_starmd.data.reading import Clock
 from openmm_starmd.geometry.rigid import Rigids, rigids_from_backbone
 from openmm_starmd.model.features import Features
+from openmm_starmd.model.openfold import load_openfold_features
 
 
 class Replica(Protocol):
@@ -84,6 +85,8 @@ class ProteinData:
     replicas : tuple of Replica
     torsion_mask : np.ndarray [N, 5], bool
     torsion_symmetric : np.ndarray [N, 5], bool
+    openfold : Path, optional
+        Folder of OpenFold's features; see :func:`openmm_starmd.data.folders.with_openfold`.
     """
 
     name: str
@@ -92,6 +95,13 @@ class ProteinData:
     replicas: tuple[Replica, ...]
     torsion_mask: np.ndarray
     torsion_symmetric: np.ndarray
+    openfold: Path | None = None
+
+    def read_features(self) -> Features:
+        """The features, with OpenFold's, where there are some, read anew: N² x 128 numbers are too many to keep."""
+        if self.openfold is None:
+            return self.features
+        return self.features.with_openfold(*load_openfold_features(self.openfold, self.name, self.features.length))
 
 
 def load_protein(folder: str | os.PathLike[str], replicas: list[int] | None = None) -> ProteinData:
@@ -111,8 +121,8 @@ def load_protein(folder: str | os.PathLike[str], replicas: list[int] | None = No
     Raises
     ------
     ValueError
-        If the PDB file is missing, a residue lacks a backbone atom, there is no trajectory, or its frames are not evenly
-        spaced in time.
+        If the PDB file is missing, a residue lacks a backbone atom, there is no trajectory, or its frames are not
+        evenly spaced in time.
     """
     folder = Path(folder)
     name = folder.name

@@ -230,7 +230,7 @@ class WindowDataset(Dataset[Batch]):
         """The batch of a plan."""
         protein, index = plan.protein, plan.index
         rigids, torsions = plan.replica.rigids(index), plan.replica.torsions_at(index)
-        features = protein.features
+        features = protein.read_features()
         if plan.from_start:
             # through the atoms, as every other frame has come, so that rounding is the same
             start = rigids_from_backbone(backbone_from_rigids(features.reference).to(rigids.translations))

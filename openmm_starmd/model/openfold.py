@@ -50,23 +50,43 @@ def load_openfold_features(folder: str | os.PathLike[str], name: str, length: in
     ValueError
         If a file is missing or is not an array of numbers of this shape.
     """
-    shapes = {"single": (length, SINGLE_WIDTH), "pair": (length, length, PAIR_WIDTH)}
     loaded = {}
+    for kind, array in open_openfold_files(folder, name, length).items():
+        if not np.isfinite(array).all():
+            path = Path(folder) / f"{name}_{kind}_repr.npy"
+            raise ValueError(f"{path} holds numbers that are not finite: run OpenFold again in single precision")
+        loaded[kind] = torch.from_numpy(array.astype(np.float32))
+    return OpenFoldFeatures(loaded["single"], loaded["pair"])
+
+
+def open_openfold_files(folder: str | os.PathLike[str], name: str, length: int) -> dict[str, np.ndarray]:
+    """Check the files of :func:`load_openfold_features` without reading their numbers.
+
+    Returns
+    -------
+    dict of str to np.ndarray
+        ``single`` and ``pair``, memory-mapped.
+
+    Raises
+    ------
+    ValueError
+        If a file is missing or is not an array of numbers of this shape.
+    """
+    shapes = {"single": (length, SINGLE_WIDTH), "pair": (length, length, PAIR_WIDTH)}
+    opened = {}
     for kind, shape in shapes.items():
         path = Path(folder) / f"{name}_{kind}_repr.npy"
         if not path.exists():
             raise ValueError(f"OpenFold's {kind} features of {name} are missing: {path} does not exist")
         try:
-            array = np.load(path, allow_pickle=False)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
             raise ValueError(f"{path} is not a NumPy file of numbers: {error}") from error
         if array.dtype.kind != "f":
             raise ValueError(f"{path} holds {array.dtype}, expected floating-point numbers")
         check_shape(array.shape, shape, f"{path}: OpenFold's {kind} features of {name}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"{path} holds numbers that are not finite: run OpenFold again in single precision")
-        loaded[kind] = torch.from_numpy(array.astype(np.float32))
-    return OpenFoldFeatures(loaded["single"], loaded["pair"])
+        opened[kind] = array
+    return opened
 
 
 def check_shape(found: tuple[int, ...], expected: tuple[int, ...], what: str) -> None:
@@ -116,7 +136,8 @@ class OpenFoldConditioner(nn.Module):
         if features.single is None or features.pair is None:
             raise ValueError(
                 "these weights condition on OpenFold's features, and none were given: read them with "
-                "openmm_starmd.model.openfold.load_openfold_features and pass them as openfold_features"
+                "openmm_starmd.model.openfold.load_openfold_features and pass them as openfold_features (training: "
+                "openmm_starmd.data.folders.with_openfold, or --openfold)"
             )
         length = features.length
         check_shape(features.single.shape, (length, SINGLE_WIDTH), "OpenFold's single features")

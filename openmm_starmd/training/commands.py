@@ -43,6 +43,13 @@ def train(
     start_from: Annotated[
         str | None, typer.Option("--from", metavar="WEIGHTS", help="Weights to fine-tune, with their model settings.")
     ] = None,
+    openfold: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of NAME_single_repr.npy and NAME_pair_repr.npy, for a model with the conditioner openfold.",
+        ),
+    ] = None,
     tokens: Annotated[
         int | None, typer.Option(min=2, help="Size of a batch: residues x frames x windows, of one protein.")
     ] = None,
@@ -85,6 +92,7 @@ def train(
             raise ValueError("--output RUN is missing: the folder of the run")
         import torch
 
+        from openmm_starmd.data.folders import with_openfold
         from openmm_starmd.model.weights import load_weights
         from openmm_starmd.training import recipe as recipes
         from openmm_starmd.training.machines import Machines
@@ -125,7 +133,17 @@ def train(
                 "validation.proteins": tuple(validate) if validate else None,
             },
         )
+        wants_openfold = recipe.model.conditioner == "openfold"
+        if wants_openfold and openfold is None:
+            raise ValueError("the model conditions on OpenFold's features: give their folder with --openfold")
+        if openfold is not None and not wants_openfold:
+            raise ValueError(
+                "--openfold is for a model that conditions on it: give --config a file with "
+                '{"model": {"conditioner": "openfold"}}'
+            )
         proteins = recipes.load_proteins(folders, exclude or [])
+        if openfold is not None:
+            proteins = with_openfold(proteins, openfold)
         first = _first_process()
         if first:
             typer.echo(f"{len(proteins)} proteins, {sum(len(p.replicas) for p in proteins)} trajectories")
@@ -137,6 +155,8 @@ def train(
             return
         wanted = recipe.validation.proteins
         judged = recipes.validation_proteins(folders, wanted, exclude or [], proteins) if wanted else []
+        if openfold is not None:
+            judged = with_openfold(judged, openfold)
         for protein in judged:
             if first and protein.name not in {p.name for p in proteins}:
                 typer.echo(f"validation on {protein.name}, which is not trained on")

@@ -143,6 +143,11 @@ def train(
         trains into it, weights to fine-tune do not fit the recipe's model, or a loss is not finite.
     """
     output = Path(output)
+    if recipe.model.conditioner == "openfold" and any(p.openfold is None for p in [*proteins, *validation]):
+        raise ValueError(
+            "the recipe's model conditions on OpenFold's features, and some proteins have none: give their folder "
+            "(--openfold, or openmm_starmd.data.folders.with_openfold)"
+        )
     machines = machines or Machines(accelerator=accelerator or "auto")
     config = released_config(recipe, proteins)
     dataset = WindowDataset(proteins, recipe.windows, recipe.steps)

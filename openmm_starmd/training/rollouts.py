@@ -90,7 +90,9 @@ def trials(proteins: Sequence[ProteinData], settings: ValidationSettings, config
             for replica, step in fitting
             for begin in range(0, len(replica) - count * step + 1, count * step)
         ]
-        found.append(Trial(protein.name, protein.features, np.mean(measured, axis=0), count, stride, settings.frames))
+        found.append(
+            Trial(protein.name, protein.read_features(), np.mean(measured, axis=0), count, stride, settings.frames)
+        )
     return found
 
 
