@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -104,10 +103,3 @@ def merge(settings: Settings, digest: str, config: dict[str, Any], path: Path) -
             "another --output"
         )
     return Settings(**{f.name: config[f.name] for f in fields(Settings)})
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file by renaming a finished temporary one."""
-    temporary = path.with_name(f".partial-{path.name}")
-    temporary.write_text(text)
-    os.replace(temporary, path)

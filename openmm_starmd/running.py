@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from openmm import app, unit
 
-from openmm_starmd.run_config import DEFAULT_SEED, FORMATS, Settings, merge, read_config, write_text
+from openmm_starmd.run_config import DEFAULT_SEED, FORMATS, Settings, merge, read_config
 from openmm_starmd.trajectory_files import truncate
+from openmm_starmd.whole_files import alone, write_text
 
 if TYPE_CHECKING:
     from openmm_starmd.simulation import StarMDSimulation
@@ -144,7 +145,7 @@ def run(
         atoms=simulation.atoms,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with alone(folder, "drawing into"):
         trajectory_path = folder / f"trajectory.{settings.format}"
         going_on = config_path.exists() and checkpoint_path.exists()
         if going_on:
@@ -181,27 +182,6 @@ def run(
         if not interrupted and (drawn or _summarised_frames(folder / "summary.json") != done):
             _summarise(folder, trajectory_path, settings, speed)
         return Outcome(simulation.currentStep, interrupted, speed)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the directory against a second process that would write the same files; any death frees it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another process is drawing into {folder}: wait for it, or choose another --output"
-            ) from error
-        yield
-    finally:
-        os.close(handle)
 
 
 def _refuse_to_overwrite(folder: Path) -> None:

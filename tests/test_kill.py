@@ -25,9 +25,9 @@ pytest.importorskip("lightning", reason="training needs the extra `train`")
 from openmm_starmd.data.folders import open_data  # noqa: E402
 from openmm_starmd.data.windows import WindowSettings  # noqa: E402
 from openmm_starmd.training import keeper  # noqa: E402
-from openmm_starmd.training.files import alone  # noqa: E402
 from openmm_starmd.training.recipe import train  # noqa: E402
 from openmm_starmd.training.settings import OptimizerSettings, Recipe  # noqa: E402
+from openmm_starmd.whole_files import alone  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
@@ -169,9 +169,17 @@ def test_two_processes_cannot_train_into_one_folder(tree, tmp_path, recipe):
     proteins = open_data([tree])
     output = tmp_path / "run"
     output.mkdir()
-    hold = f"import sys, time\nfrom openmm_starmd.training.files import alone\nfrom pathlib import Path\n" \
-        f"with alone(Path({str(output)!r})):\n    print('held', flush=True)\n    time.sleep(600)"  # fmt: skip
-    holder = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True)
+    hold = "\n".join(
+        [
+            "import sys, time",
+            "from pathlib import Path",
+            "from openmm_starmd.whole_files import alone",
+            "with alone(Path(sys.argv[1]), 'training into'):",
+            "    print('held', flush=True)",
+            "    time.sleep(600)",
+        ]
+    )
+    holder = subprocess.Popen([sys.executable, "-c", hold, str(output)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         with pytest.raises(ValueError, match="another process is training into"):
@@ -183,7 +191,7 @@ def test_two_processes_cannot_train_into_one_folder(tree, tmp_path, recipe):
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         try:
-            with alone(output):
+            with alone(output, "training into"):
                 break
         except ValueError:
             time.sleep(0.05)

@@ -22,8 +22,8 @@ from openmm_starmd.atoms.frame_writer import STREAMED, FrameWriter
 from openmm_starmd.atoms.relaxing import STIFFNESS, Relaxer
 from openmm_starmd.atoms.report import BackmapReport, FrameReport
 from openmm_starmd.protein import ATOMS, Protein
-from openmm_starmd.run_config import write_text
 from openmm_starmd.running import read_structure
+from openmm_starmd.whole_files import write_text
 
 TARGETS = ("heavy", "all")
 _CHUNK = 300_000  # atoms in memory at once

@@ -25,13 +25,13 @@ from openmm_starmd.data.conversion import (
 from openmm_starmd.data.resume import (
     Rejection,
     RejectionTable,
-    alone,
     described,
     missing_replicas,
     open_for_writing,
     sweep,
 )
 from openmm_starmd.data.store import PROTEIN_FILE, REPLICA_FILE
+from openmm_starmd.whole_files import alone
 
 
 @dataclass
@@ -119,7 +119,7 @@ def prepare(
 
     forget()
     open_for_writing(store, settings)
-    with alone(store):
+    with alone(store, "writing to"):
         sweep(store)
         table = RejectionTable(store, {source.name for source in sources})
         jobs: list[tuple[Source, list[int]]] = []

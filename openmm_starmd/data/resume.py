@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,24 +124,3 @@ def sweep(store: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-@contextmanager
-def alone(store: Path) -> Iterator[None]:
-    """Hold the store against a second process that would sweep away what this one is writing; any death frees it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    handle = os.open(store, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"another process is writing to {store}: wait for it, or choose another --output"
-            ) from error
-        yield
-    finally:
-        os.close(handle)

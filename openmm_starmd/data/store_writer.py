@@ -14,6 +14,7 @@ from openmm_starmd.data.description import Description
 from openmm_starmd.data.store import FORMAT, PROTEIN_FILE, REPLICA_FILE
 from openmm_starmd.geometry.rigid import rigids_from_backbone
 from openmm_starmd.geometry.so3 import matrix_to_quaternion
+from openmm_starmd.whole_files import write_text
 
 
 class ReplicaWriter:
@@ -129,9 +130,7 @@ def write_protein(folder: Path, name: str, description: Description, source: dic
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON under a temporary name and rename it."""
-    temporary = path.with_name(f".partial-{path.name}")
-    temporary.write_text(json.dumps(content, indent=None, separators=(",", ":")) + "\n")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(content, indent=None, separators=(",", ":")) + "\n")
 
 
 def remove_folder(folder: Path) -> None:

@@ -14,6 +14,7 @@ from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import load_weights, read_config, save_weights
 from openmm_starmd.tools.weights_checks import CARD, TRAINING, Inspection, inspect, training_data
+from openmm_starmd.whole_files import write_text
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -54,12 +55,12 @@ def convert(source: str | os.PathLike[str], output: Path, *, dtype: str = "float
     save_weights(output, network, config, DTYPES[dtype])
     listing = training_data(folder)
     if listing is not None:
-        _write(output / TRAINING, (folder / TRAINING).read_text())
+        write_text(output / TRAINING, (folder / TRAINING).read_text())
     card = folder / CARD
     if card.exists() and not name:
-        _write(output / CARD, card.read_text())
+        write_text(output / CARD, card.read_text())
     else:
-        _write(output / CARD, skeleton(inspect(output), listing))
+        write_text(output / CARD, skeleton(inspect(output), listing))
     return output
 
 
@@ -153,9 +154,3 @@ def skeleton(facts: Inspection, listing: dict[str, Any] | None) -> str:
         spans = " + ".join(f"{x:g}" for x in p["picoseconds"])
         text.append(f"| {p['name']} | {len(p['sequence'])} | {spans} | {p['sequence']} |")
     return "\n".join([*text, ""])
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".partial-{path.name}")
-    temporary.write_text(text)
-    os.replace(temporary, path)

@@ -19,7 +19,6 @@ from openmm_starmd.data.windows import WindowDataset
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import save_weights
-from openmm_starmd.training.files import alone, write_text
 from openmm_starmd.training.keeper import CHECKPOINT, Keeper
 from openmm_starmd.training.loader import Data
 from openmm_starmd.training.machines import Machines, make_trainer
@@ -28,6 +27,7 @@ from openmm_starmd.training.rollouts import validator
 from openmm_starmd.training.runlog import RunLog
 from openmm_starmd.training.settings import Recipe, differences, read_recipe, recipe_for
 from openmm_starmd.training.starting import take_over
+from openmm_starmd.whole_files import alone, write_text
 
 MOST_REPLICAS = 1000
 """Replica numbers of one protein lie below this."""
@@ -171,7 +171,8 @@ def train(
     writes = trainer.is_global_zero
     if writes:
         output.mkdir(parents=True, exist_ok=True)
-    with alone(output) if writes else nullcontext():
+    wait = "wait for it (or for its data loaders to end, if it was killed a moment ago)"
+    with alone(output, "training into", wait) if writes else nullcontext():
         module = StarMDModule(network, recipe)
         if machines.strategy == "fsdp":
             network.checkpoint_blocks = False

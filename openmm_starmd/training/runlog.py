@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from openmm_starmd.training.files import write_text
+from openmm_starmd.whole_files import write_text
 
 
 class RunLog:

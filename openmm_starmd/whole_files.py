@@ -1,4 +1,4 @@
-"""Files of a training run: written whole or not at all, and never by two processes."""
+"""Files that are whole or not there, in folders that one process at a time writes to."""
 
 from __future__ import annotations
 
@@ -16,8 +16,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold a folder against a second process that would train into it; any death of the holder frees it.
+def alone(folder: Path, doing: str, hint: str = "wait for it") -> Iterator[None]:
+    """Hold a folder against a second process that would write the same files; any death of the holder frees it.
+
+    Parameters
+    ----------
+    folder : Path
+    doing : str
+        What the other process is doing, for the error: ``"training into"``.
+    hint : str
+        What to do about it, beside choosing another folder.
 
     Raises
     ------
@@ -34,10 +42,7 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(
-                f"another process is training into {folder}: wait for it (or for its data loaders to end, if it was "
-                "killed a moment ago), or choose another --output"
-            ) from error
+            raise ValueError(f"another process is {doing} {folder}: {hint}, or choose another --output") from error
         yield
     finally:
         os.close(handle)
