@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 import warnings
 from dataclasses import replace
@@ -29,7 +28,7 @@ import torch
 from fidelity import HELD_OUT
 from numpy.typing import NDArray
 from openmm.app import PDBFile
-from throughput import write_block
+from results_page import write, write_block
 
 from openmm_starmd import __version__
 from openmm_starmd.analysis.validity import judge
@@ -90,7 +89,7 @@ def measure(weights: Path, store: Path, arguments: argparse.Namespace) -> dict[s
             kept = store / f"{path.stem}-seed{seed}-{key.hexdigest()[:12]}.json"
             if not kept.exists():
                 valid = rolled(path, weights, arguments.frames, seed, arguments.stride)
-                _write(kept, json.dumps(valid.astype(int).tolist()))
+                write(kept, json.dumps(valid.astype(int).tolist()))
                 print(f"{store.name} {path.stem} seed {seed}: {100 * valid.mean():.1f} % valid", flush=True)
             valid = np.array(json.loads(kept.read_text()), dtype=bool)
             first = int(np.argmin(valid)) if not valid.all() else None
@@ -173,13 +172,6 @@ def last_loss(run: Path) -> float | None:
     return float(dict(zip(rows[0].split(","), rows[-1].split(","), strict=True))["loss"])
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".partial-{path.name}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
 def main() -> None:
     """Train, roll out, print Markdown, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -228,7 +220,7 @@ def main() -> None:
                 "variants": variants,
                 "conclusion": conclusion(variants),
             }
-            _write(arguments.json, json.dumps(content, indent=1) + "\n")
+            write(arguments.json, json.dumps(content, indent=1) + "\n")
     text = table(variants, arguments.frames) + "\n\n"
     names = ", ".join(path.stem for path in arguments.proteins)
     text += (

@@ -38,7 +38,7 @@ import side_chains
 import torch
 from drawing import Drawing, draw, load_replica, read_replica, rollout
 from fidelity_tables import means, slope_table, spans, table
-from stationarity import Slope, pooled, slope
+from stationarity import Slope, slope, slope_figures
 
 from openmm_starmd import __version__
 from openmm_starmd.analysis.flexibility import (
@@ -203,16 +203,6 @@ def read_all(folder: Path, replica: int) -> mdtraj.Trajectory:
     interval = float(trajectory.time[1] - trajectory.time[0])
     trajectory.time = interval * np.arange(1, len(trajectory) + 1)
     return trajectory
-
-
-def slope_figures(slopes: list[list[Any]], frames: int) -> dict[str, Any]:
-    """Slopes of RMSD to start and Rg, nm/ns, over the seeds."""
-    figures: dict[str, Any] = {"frames": frames}
-    for key, each in zip(("rmsd", "rg"), zip(*slopes, strict=True), strict=True):
-        mean = pooled(list(each))
-        figures[key] = {"value": mean.value, "error": mean.error, "independent": mean.independent}
-        figures[key]["seeds"] = [[s.value, s.error] for s in each]
-    return figures
 
 
 def main() -> None:

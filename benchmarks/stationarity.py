@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +93,16 @@ def pooled(slopes: list[Slope]) -> Slope:
         float(np.sqrt((errors**2).sum()) / len(errors)),
         float(sum(s.independent for s in slopes)),
     )
+
+
+def slope_figures(slopes: list[list[Slope]], frames: int) -> dict[str, Any]:
+    """Slopes of RMSD to start and Rg, nm/ns, over the seeds."""
+    figures: dict[str, Any] = {"frames": frames}
+    for key, each in zip(("rmsd", "rg"), zip(*slopes, strict=True), strict=True):
+        mean = pooled(list(each))
+        figures[key] = {"value": mean.value, "error": mean.error, "independent": mean.independent}
+        figures[key]["seeds"] = [[s.value, s.error] for s in each]
+    return figures
 
 
 def _autocovariance(centered: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -414,7 +414,7 @@ def test_throughput_table(monkeypatch, tmp_path):
 
 
 def test_operations_of_attention_are_counted_by_what_sees_what(monkeypatch):
-    throughput = load(monkeypatch, "throughput")
+    throughput = load(monkeypatch, "throughput_measure")
     import torch
 
     from openmm_starmd.model.masks import block_causal_mask
@@ -431,18 +431,18 @@ def test_operations_of_attention_are_counted_by_what_sees_what(monkeypatch):
 
 
 def test_throughput_measures_small_networks(monkeypatch):
-    throughput = load(monkeypatch, "throughput")
+    throughput, measuring = load(monkeypatch, "throughput"), load(monkeypatch, "throughput_measure")
     from dataclasses import replace
 
     from openmm_starmd.model.config import preset
 
     sizes = {"c_s": 16, "c_z": 8, "blocks": 2, "conditioner_layers": 1, "conditioner_s": 16, "conditioner_z": 8}
     config = replace(preset("mini"), **sizes, steps=2)
-    short, long = (throughput.measure_training(config, 12, frames, "cpu", 0.0) for frames in (2, 4))
+    short, long = (measuring.measure_training(config, 12, frames, "cpu", 0.0) for frames in (2, 4))
     assert short["tokens_per_second"] == pytest.approx(24 * short["steps_per_second"])
     # 7 frames with their noisy copies against 3
     assert 1.5 < long["flops_per_step"] / short["flops_per_step"] < 3
-    rollout = throughput.measure_rollout(config, 12, 5, 2, "cpu", 0.0)
+    rollout = measuring.measure_rollout(config, 12, 5, 2, "cpu", 0.0)
     assert rollout["seconds_per_frame"] == pytest.approx(3 * rollout["seconds_per_denoising_step"])
     arguments = argparse.Namespace(history=3, seconds=0.0, threads=1, memory=2.0, timeout=0.01)
     assert "0.01 s" in throughput.attempt("training", "cpu", "mini", 16, 2, arguments)["skipped"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import mdtraj
 import numpy as np
 import torch
 
+from openmm_starmd.data.view import View
 from openmm_starmd.geometry.residues import CHI_ATOMS, THREE_TO_ONE
 from openmm_starmd.geometry.rigid import rigids_from_backbone
 from openmm_starmd.model.features import Features, torsion_features
@@ -114,7 +114,7 @@ def describe(start: mdtraj.Trajectory) -> Description:
         If there are fewer than three protein residues, or one cannot be a rigid; names chain, residue and atom.
     """
     xyz, vectors = start.xyz[0].astype(np.float64), box_of(start)
-    selection = select_protein(_View(start.topology), xyz, None if vectors is None else vectors[0])  # type: ignore[arg-type]
+    selection = select_protein(View(start.topology), xyz, None if vectors is None else vectors[0])  # type: ignore[arg-type]
     kept = selection.kept
     atoms = np.array([atom.index for selected in kept for atom in selected.atoms.values()])
     owner = np.repeat(np.arange(len(kept)), [len(selected.atoms) for selected in kept])
@@ -281,29 +281,3 @@ def _check_frames(xyz: np.ndarray, backbone: np.ndarray, description: Descriptio
 
 def _label(selected: Selected) -> str:
     return label(selected.residue, selected.name)
-
-
-class _View:
-    """An mdtraj topology under the names of OpenMM's, which the shared rules read."""
-
-    def __init__(self, topology: mdtraj.Topology) -> None:
-        chains = [_Chain(chain.index, getattr(chain, "chain_id", None) or "") for chain in topology.chains]
-        self._residues = [_Residue(residue, chains[residue.chain.index]) for residue in topology.residues]
-
-    def residues(self) -> Iterator[_Residue]:
-        return iter(self._residues)
-
-
-@dataclass(frozen=True)
-class _Chain:
-    index: int
-    id: str
-
-
-class _Residue:
-    def __init__(self, residue: mdtraj.core.topology.Residue, chain: _Chain) -> None:
-        self.name, self.id, self.chain, self.insertionCode = residue.name, str(residue.resSeq), chain, ""
-        self._atoms = list(residue.atoms)
-
-    def atoms(self) -> Iterator[mdtraj.core.topology.Atom]:
-        return iter(self._atoms)

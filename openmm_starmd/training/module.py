@@ -26,7 +26,7 @@ def learning_rate_factor(step: int, steps: int, settings: OptimizerSettings) -> 
 
 
 def average_decay(step: int, settings: OptimizerSettings) -> float:
-    """Decay of the averaged weights after optimiser step `step`, counted from 1."""
+    """Decay of the averaged weights after an optimiser step that `step` others came before."""
     return min(settings.ema, (1 + step) / (10 + step))
 
 

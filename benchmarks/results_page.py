@@ -1,0 +1,25 @@
+"""Results in Markdown files: blocks between markers, put in or replaced."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from openmm_starmd.whole_files import write_text
+
+
+def write_block(path: Path, name: str, text: str) -> None:
+    """Put text between the markers ``results:name`` of a Markdown file; at its end where it has none."""
+    begin, end = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
+    content = path.read_text() if path.exists() else ""
+    block = f"{begin}\n\n{text.strip()}\n\n{end}"
+    if begin in content and end in content:
+        content = content[: content.index(begin)] + block + content[content.index(end) + len(end) :]
+    else:
+        content = f"{content.rstrip()}\n\n{block}\n".lstrip()
+    write(path, content)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file whole, with the folders that it needs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
