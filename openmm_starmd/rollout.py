@@ -21,6 +21,7 @@ from openmm_starmd.diffusion import igso3
 from openmm_starmd.diffusion.process import forward_noise
 from openmm_starmd.diffusion.samplers import anchored_prior, prior
 from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids, rigids_from_backbone, superpose, superposition
+from openmm_starmd.geometry.rotamers import keep_to_wells
 from openmm_starmd.model.attention import KVCache
 from openmm_starmd.model.features import Features, torsion_features
 from openmm_starmd.model.frames import Frames
@@ -187,7 +188,8 @@ class Rollout:
         backbone = backbone @ rotation.transpose(-1, -2)[:, None] + shift[:, None, None]
         angles = prediction.torsions[:, 0].to("cpu", torch.float64)
         self._append(number, backbone)
-        return Frame(backbone, torch.atan2(angles[..., 0], angles[..., 1]))
+        torsions = torch.atan2(angles[..., 0], angles[..., 1])
+        return Frame(backbone, keep_to_wells(torsions, self.features.residue_types.cpu()))
 
     def _embed(self, start: Rigids):
         """Condition of the network, with frame 0 of the first replica as the reference."""

@@ -26,7 +26,7 @@ from openmm_starmd.cli import app as command
 from openmm_starmd.geometry.ideal import ATOM_MASK, ATOM_NAMES, CHI_MASK, ideal_atoms
 from openmm_starmd.geometry.residues import AMINO_ACIDS, CHI_ATOMS
 from openmm_starmd.geometry.torsions import dihedral
-from openmm_starmd.model.weights import bundled_weights
+from openmm_starmd.model.weights import DEFAULT_WEIGHTS, bundled_weights
 from openmm_starmd.protein import Protein
 
 from .proteins import VILLIN
@@ -382,7 +382,7 @@ def test_command(folder, tmp_path):
     assert mdtraj.load(str(output), top=str(tmp_path / "out.pdb")).n_frames == 7
 
 
-@pytest.mark.skipif("starmd-mini-v1" not in bundled_weights(), reason="no bundled weights")
+@pytest.mark.skipif(DEFAULT_WEIGHTS not in bundled_weights(), reason="no bundled weights")
 def test_example(tmp_path):
     """examples/refine.py as a user runs it, on few frames with few iterations."""
     script = Path(__file__).parents[1] / "examples" / "refine.py"

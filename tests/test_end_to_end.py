@@ -10,11 +10,11 @@ from openmm import app, unit
 
 from openmm_starmd import StarMDSimulation
 from openmm_starmd.analysis.validity import judge
-from openmm_starmd.model.weights import bundled_weights
+from openmm_starmd.model.weights import DEFAULT_WEIGHTS, bundled_weights
 
 from .proteins import VILLIN
 
-pytestmark = pytest.mark.skipif("starmd-mini-v1" not in bundled_weights(), reason="no bundled weights")
+pytestmark = pytest.mark.skipif(DEFAULT_WEIGHTS not in bundled_weights(), reason="no bundled weights")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 FILES = sorted((SHARED / "nasty").glob("*")) + sorted((SHARED / "multichain").glob("*")) if SHARED.exists() else []
