@@ -9,6 +9,7 @@ import pytest
 from openmm import app, unit
 
 from openmm_starmd.atoms.allatom import AllAtomModel
+from openmm_starmd.atoms.building import righted
 from openmm_starmd.atoms.turning import set_torsions
 from openmm_starmd.geometry.torsions import dihedral
 from openmm_starmd.protein import Protein
@@ -169,6 +170,53 @@ def test_force_field_takes_every_structure(name):
     cysteines = {i for i, residue in enumerate(protein.topology.residues()) if residue.name == "CYS"}
     assert thiols == cysteines - bridged
     assert np.abs(model.place(protein.backbone, protein.torsions) - model.positions).max() < 1e-9
+
+
+def lean(topology, positions):
+    """Cosine between each hydrogen's bond and the free side of its atom, which has two or three other neighbours."""
+    around: dict[int, list[int]] = {}
+    for first, second in topology.bonds():
+        around.setdefault(first.index, []).append(second.index)
+        around.setdefault(second.index, []).append(first.index)
+    hydrogen = [atom.element.symbol == "H" for atom in topology.atoms()]
+    cosines = {}
+    for atom, others in around.items():
+        arms = {k: positions[k] - positions[atom] for k in others}
+        arms = {k: arm / np.linalg.norm(arm) for k, arm in arms.items()}
+        heavy = sum(arm for k, arm in arms.items() if not hydrogen[k])
+        if sum(not hydrogen[k] for k in others) >= 2:
+            cosines |= {k: -arms[k] @ heavy / np.linalg.norm(heavy) for k in others if hydrogen[k]}
+    return cosines
+
+
+def test_hydrogens_are_put_on_the_free_side(model):
+    """HA, amide H and a methylene turned to the wrong side come back; what lies well stays, to the bit."""
+    assert np.array_equal(righted(model.topology, model.positions), model.positions)
+    assert min(lean(model.topology, model.positions).values()) > 0.4
+    spoiled = model.positions.copy()
+    parents = {h.index: parent.index for h, parent in hydrogens(model.topology)}
+    names = {(atom.residue.index, atom.name): atom.index for atom in model.topology.atoms()}
+    moved = [names[5, "HA"], names[7, "H"], names[9, "HA"]]
+    moved += [names[2, name] for name in ("HB2", "HB3") if (2, name) in names]
+    assert len(moved) == 5
+    for h in moved:
+        spoiled[h] = 2 * spoiled[parents[h]] - spoiled[h]
+    made = righted(model.topology, spoiled)
+    # the two of a methylene are alike, and may have changed places
+    apart = np.linalg.norm(made[moved][:, None] - model.positions[moved], axis=-1)
+    assert apart.min(0).max() < 0.03 and apart.min(1).max() < 0.03
+    others = np.setdiff1d(np.arange(len(made)), moved)
+    assert np.array_equal(made[others], model.positions[others])
+    bonds = [np.linalg.norm(xyz[moved] - xyz[[parents[h] for h in moved]], axis=-1) for xyz in (made, spoiled)]
+    assert np.allclose(*bonds)
+
+
+@needs_data
+def test_no_hand_is_turned_by_its_hydrogen():
+    """In this file OpenMM leaves HG of LEU 63 among CB, CD1 and CD2."""
+    pdb = app.PDBFile(str(DATA / "structures" / "1aoy_A.pdb"))
+    model = AllAtomModel.build(quiet(pdb.topology, pdb.positions), forcefield())
+    assert min(lean(model.topology, model.positions).values()) > 0.3
 
 
 def test_missing_atoms_and_breaks(villin):

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
-from openmm import Platform, app, unit
-from openmm.app import element
+from openmm import app, unit
 
 from openmm_starmd.atoms.backmap import BackMap
-from openmm_starmd.geometry.torsions import axes_of, frame_axes, rotate_about
+from openmm_starmd.atoms.building import check_templates, hydrogenated, righted, with_termini
+from openmm_starmd.geometry.torsions import axes_of, frame_axes
 from openmm_starmd.intake import box_vectors, checked_positions
 from openmm_starmd.periodic import make_whole
 from openmm_starmd.protein import Protein
@@ -80,18 +76,19 @@ class AllAtomModel:
             If the force field has no template for a residue; names it.
         """
         complete = protein.backmap("heavy")
-        topology, positions, at = _with_termini(complete, protein.bonded)
+        topology, positions, at = with_termini(complete, protein.bonded)
         # in the axes of the first residue, so that a rotated input gets the same hydrogens
         anchor = complete.positions[complete.backbone[0]]
         axes = axes_of(anchor)
         local = (positions - anchor[1]) @ axes * unit.nanometer
         try:
             # without a force field amide and aromatic hydrogens come out of plane, by up to 70 degrees
-            modeller = _hydrogenated(topology, local, forcefield, pH)
+            modeller = hydrogenated(topology, local, forcefield, pH)
         except ValueError:
-            modeller = _hydrogenated(topology, local, None, pH)
-            _check_templates(protein, modeller.topology, forcefield)
+            modeller = hydrogenated(topology, local, None, pH)
+            check_templates(protein, modeller.topology, forcefield)
         built = np.array(modeller.positions.value_in_unit(unit.nanometer)) @ axes.T + anchor[1]
+        built = righted(modeller.topology, built)
         places = [{atom.name: atom.index for atom in residue.atoms()} for residue in modeller.topology.residues()]
         heavy = np.array([places[residue][name] for residue, name in at])
         # heavy atoms as they were, to the bit
@@ -222,84 +219,6 @@ class AllAtomModel:
         """Origin [..., K, 3] and axes [..., K, 3, 3] of the anchors of each rider."""
         parent, first, second = (positions[..., atom, :] for atom in self._anchors.T)
         return parent, frame_axes(first - parent, second - parent)
-
-
-@contextmanager
-def _seeded() -> Iterator[None]:
-    """Python's random numbers, which addHydrogens starts from, seeded for a while."""
-    state = random.getstate()
-    random.seed(1)
-    try:
-        yield
-    finally:
-        random.setstate(state)
-
-
-def _hydrogenated(
-    topology: app.Topology, positions: unit.Quantity, forcefield: app.ForceField | None, pH: float
-) -> app.Modeller:
-    """The molecule with hydrogens, to the same bits every time."""
-    modeller = app.Modeller(topology, positions)
-    with _seeded():
-        modeller.addHydrogens(forcefield, pH=pH, platform=Platform.getPlatformByName("Reference"))
-    return modeller
-
-
-def _with_termini(mapping: BackMap, bonded: np.ndarray) -> tuple[app.Topology, np.ndarray, list[tuple[int, str]]]:
-    """The heavy atoms with OXT at every end, each unbroken stretch a chain of its own.
-
-    Returns
-    -------
-    topology : app.Topology
-    positions : np.ndarray [atoms, 3]
-        nm.
-    at : list of (int, str)
-        Residue index and name, in `topology`, of each atom of the mapping's.
-    """
-    source, xyz = mapping.topology, mapping.positions
-    topology = app.Topology()
-    topology.setPeriodicBoxVectors(source.getPeriodicBoxVectors())
-    new: dict[app.topology.Atom, app.topology.Atom] = {}
-    rows, at, ends = [], [], []
-    linked = np.append(bonded, False)
-    chain = None
-    for residue in source.residues():
-        if residue.index == 0 or not bonded[residue.index - 1]:
-            chain = topology.addChain(residue.chain.id)
-        copy = topology.addResidue(residue.name, chain, residue.id, residue.insertionCode)
-        atoms = {atom.name: atom for atom in residue.atoms()}
-        for name, atom in atoms.items():
-            new[atom] = topology.addAtom(name, atom.element, copy)
-            rows.append(xyz[atom.index])
-            at.append((copy.index, name))
-        if not linked[residue.index] and "OXT" not in atoms:
-            ends.append((atoms["C"], topology.addAtom("OXT", element.oxygen, copy)))
-            c, ca, o = (xyz[atoms[name].index] for name in ("C", "CA", "O"))
-            rows.append(rotate_about(o, c, c - ca, np.array(np.pi)))
-    for first, second in source.bonds():
-        topology.addBond(new[first], new[second])
-    for carbon, oxygen in ends:
-        topology.addBond(new[carbon], oxygen)
-    return topology, np.array(rows), at
-
-
-def _check_templates(protein: Protein, topology: app.Topology, forcefield: app.ForceField) -> None:
-    unmatched = forcefield.getUnmatchedResidues(topology)
-    # it knows nothing of patches, by which CHARMM's makes termini and disulfides
-    if unmatched and not _creates_system(forcefield, topology):
-        where = ", ".join(protein.residue_label(residue.index) for residue in unmatched[:8])
-        raise ValueError(
-            f"the force field has no template for {where}: give a ForceField that knows it (ForceField.loadFile), "
-            "change the residue, or bring an all-atom topology of your own (AllAtomModel.from_topology)"
-        )
-
-
-def _creates_system(forcefield: app.ForceField, topology: app.Topology) -> bool:
-    try:
-        forcefield.createSystem(topology)
-    except ValueError:
-        return False
-    return True
 
 
 def _matched(protein: Protein, kept: list[Selected]) -> list[Selected]:
