@@ -374,6 +374,22 @@ def test_minimisation_mends_and_holds_the_backbone(tmp_path):
     assert made.n_atoms == topology.n_atoms and rmsd(made.xyz[:, index], heavy[:, index]) < 0.05
 
 
+@needs_data
+def test_a_frame_that_cannot_be_minimised_is_named(tmp_path):
+    path = DATA / "structures" / "1l2y_A.pdb"
+    protein = protein_of(path)
+    frames = np.repeat(protein.frame_positions(protein.backbone, "heavy")[None], 2, 0)
+    index = protein.backmap("heavy").backbone
+    frames[1, index[12]] = frames[1, index[3]]
+    topology = mdtraj.Topology.from_openmm(protein.frame_topology("heavy"))
+    mdtraj.Trajectory(frames, topology, time=[1.0, 2.0]).save(str(tmp_path / "in.dcd"))
+    with pytest.raises(ValueError, match=r"frame 1: .*closest atoms.*0\.00 Å"):
+        backmap_trajectory(
+            tmp_path / "in.dcd", tmp_path / "out.xtc", path, minimize=True, iterations=2, platform="Reference"
+        )
+    assert not (tmp_path / "out.xtc").exists()
+
+
 def test_command(folder, tmp_path):
     output = tmp_path / "out.dcd"
     outcome = CliRunner().invoke(command, ["backmap", str(folder / "backbone.xtc"), "--to", "heavy", "-o", str(output)])

@@ -9,11 +9,11 @@ from openmm import app, unit
 
 from openmm_starmd import StarMDSimulation
 from openmm_starmd.atoms.allatom import AllAtomModel
+from openmm_starmd.atoms.settling import settle
 from openmm_starmd.errors import StarMDWarning
 from openmm_starmd.hybrid.classical import ClassicalModel
 from openmm_starmd.hybrid.fitting import fitted
 from openmm_starmd.hybrid.settings import ClassicalSettings, inner_steps
-from openmm_starmd.hybrid.settling import settle
 from openmm_starmd.hybrid.solvation import OVERLAP, implicit_system, make_way, movable_molecules
 from openmm_starmd.protein import Protein
 

@@ -19,7 +19,7 @@ from openmm_starmd.atoms.allatom import AllAtomModel
 from openmm_starmd.atoms.backmap import GEOMETRIES
 from openmm_starmd.atoms.ca_trace import backbone_from_trace
 from openmm_starmd.atoms.frame_writer import STREAMED, FrameWriter
-from openmm_starmd.atoms.relaxing import STIFFNESS, Relaxer
+from openmm_starmd.atoms.relaxing import STIFFNESS, Relaxed, Relaxer
 from openmm_starmd.atoms.report import BackmapReport, FrameReport
 from openmm_starmd.protein import ATOMS, Protein
 from openmm_starmd.running import read_structure
@@ -204,7 +204,7 @@ class _Placer:
         everything = heavy if self._model is None else self._model.dress(heavy)
         extras: list[dict[str, float]] = [{} for _ in heavy]
         if self._relaxer is not None and self._model is not None:
-            relaxed = [self._relaxer.relax(frame) for frame in everything]
+            relaxed = [self._relaxed(self._relaxer, frame, first + k) for k, frame in enumerate(everything)]
             everything = np.array([frame.positions for frame in relaxed])
             heavy = everything[:, self._model.heavy]
             extras = [
@@ -227,6 +227,14 @@ class _Placer:
                 )
             )
         return (everything if self._to == "all" else heavy), reports
+
+    def _relaxed(self, relaxer: Relaxer, frame: np.ndarray, number: int) -> Relaxed:
+        try:
+            return relaxer.relax(frame)
+        except ValueError as error:
+            raise ValueError(
+                f"frame {number}: {error} Leave the frame out of the trajectory, or do without minimize"
+            ) from error
 
 
 def _atom_count(path: Path, topology: mdtraj.Topology) -> int:

@@ -9,6 +9,7 @@ import openmm as mm
 from openmm import app, unit
 
 from openmm_starmd.atoms.allatom import AllAtomModel
+from openmm_starmd.atoms.settling import closest_atoms, settle
 from openmm_starmd.data.generate import obc2_system
 
 STIFFNESS = 1000.0
@@ -38,6 +39,9 @@ class Relaxed:
 class Relaxer:
     """Minimises frames of one all-atom model in implicit solvent (OBC2), N, CA and C under harmonic restraints.
 
+    Side chains get out of each other's way first, with N, CA and C where they are: an overlap of placed atoms would
+    cost the minimiser its iterations.
+
     Parameters
     ----------
     model : AllAtomModel
@@ -66,6 +70,7 @@ class Relaxer:
             raise ValueError(f"stiffness is {stiffness}; it must be 0 or more, kJ/mol/nm^2")
         self._iterations = iterations
         system = obc2_system(model.topology, forcefield, None)
+        self._model = model
         self._held = model.heavy[model.protein.backmap("heavy").backbone].ravel()
         self._restraint = mm.CustomExternalForce("0.5*k*((x-x0)^2+(y-y0)^2+(z-z0)^2)")
         self._restraint.addGlobalParameter("k", stiffness)
@@ -73,6 +78,8 @@ class Relaxer:
             self._restraint.addPerParticleParameter(name)
         for atom in self._held:
             self._restraint.addParticle(int(atom), [0.0, 0.0, 0.0])
+        self._free = np.ones(len(model.positions), dtype=bool)
+        self._free[self._held] = False
         self._restraint.setForceGroup(31)
         system.addForce(self._restraint)
         integrator = mm.VerletIntegrator(0.001)
@@ -98,7 +105,7 @@ class Relaxer:
         Raises
         ------
         ValueError
-            If the force field makes no number of it, since atoms lie on one another.
+            If the force field makes no number of it; names the closest atoms.
         """
         for index, atom in enumerate(self._held):
             self._restraint.setParticleParameters(index, int(atom), positions[atom])
@@ -106,13 +113,20 @@ class Relaxer:
         self._context.setPositions(positions)
         before = self._energy()
         try:
+            settle(self._context, self._free)
             mm.LocalEnergyMinimizer.minimize(self._context, 10.0, self._iterations)
+            after = self._energy()
         except mm.OpenMMException as error:
-            raise ValueError(f"a frame cannot be minimised ({error}): are there atoms on one another?") from error
+            raise ValueError(f"it cannot be minimised ({error}). {self._closest(positions)}") from error
+        if not np.isfinite(after):
+            raise ValueError(f"its energy stays {after}, minimised or not. {self._closest(positions)}")
         state = self._context.getState(positions=True)
         relaxed = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
         moved = float(np.sqrt(((relaxed[self._held] - positions[self._held]) ** 2).sum(-1).mean()))
-        return Relaxed(np.array(relaxed), before, self._energy(), moved)
+        return Relaxed(np.array(relaxed), before, after, moved)
+
+    def _closest(self, positions: np.ndarray) -> str:
+        return closest_atoms(self._model.topology, positions, self._model.heavy)
 
     def _energy(self) -> float:
         state = self._context.getState(energy=True, groups=set(range(31)))

@@ -9,7 +9,8 @@ import numpy as np
 import openmm as mm
 from openmm import app, unit
 
-from openmm_starmd.hybrid.classical import AllAtomSimulation, ClassicalModel
+from openmm_starmd.hybrid.classical import ClassicalModel
+from openmm_starmd.hybrid.inner import AllAtomSimulation
 from openmm_starmd.hybrid.settings import ClassicalSettings, copy_integrator
 
 if TYPE_CHECKING:

@@ -5,74 +5,28 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import openmm as mm
 from openmm import app, unit
 
+from openmm_starmd.atoms.settling import closest_atoms, settle
 from openmm_starmd.geometry.residues import BACKBONE
+from openmm_starmd.hybrid.entry import Entry
 from openmm_starmd.hybrid.fitting import fitted, rmsd
+from openmm_starmd.hybrid.inner import AllAtomSimulation
 from openmm_starmd.hybrid.seeding import openmm_seed, reseed
 from openmm_starmd.hybrid.settings import ClassicalSettings
-from openmm_starmd.hybrid.settling import closest_atoms, settle
 from openmm_starmd.hybrid.solvation import implicit_system, make_way, movable_molecules, solvated
 from openmm_starmd.periodic import make_whole
-from openmm_starmd.quantities import whole_number
 from openmm_starmd.selection import PEPTIDE_BOND
 
 if TYPE_CHECKING:
     from openmm_starmd.atoms.allatom import AllAtomModel
-    from openmm_starmd.hybrid.segment import Segment
     from openmm_starmd.protein import Protein
 
 _CHUNK = 50  # steps between chances for Python to notice a Ctrl-C
-
-
-@dataclass(frozen=True)
-class Entry:
-    """How a classical simulation was started from a frame.
-
-    Attributes
-    ----------
-    energy_placed, energy_minimized : float
-        Potential energy before and after minimisation, kJ/mol.
-    moved : float
-        RMSD of N, CA and C by which minimisation moved the backbone, after superposition, nm.
-    backbone : np.ndarray [N, 3, 3]
-        N, CA, C after minimisation, before any dynamics, nm.
-    displaced : int
-        Waters and ions that made way for the protein.
-    seconds : dict of str to float
-        Spent on ``place``, ``minimize`` and ``equilibrate``.
-    """
-
-    energy_placed: float
-    energy_minimized: float
-    moved: float
-    backbone: np.ndarray = field(repr=False)
-    displaced: int
-    seconds: dict[str, float] = field(repr=False)
-
-
-class AllAtomSimulation(app.Simulation):
-    """A classical Simulation of all atoms, which a segment of a StarMDSimulation may be running in.
-
-    Attributes
-    ----------
-    segment : Segment or None
-        While there is one, each whole stride that ``step()`` completes becomes a frame of the StarMDSimulation.
-    """
-
-    segment: Segment | None = None
-
-    def step(self, steps: int) -> None:
-        """Advance by `steps` time steps."""
-        if self.segment is None:
-            super().step(whole_number(steps))
-        else:
-            self.segment.step_inside(whole_number(steps))
 
 
 class ClassicalModel:

@@ -17,7 +17,9 @@ from openmm_starmd.hybrid.settings import inner_steps
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from openmm_starmd.hybrid.classical import AllAtomSimulation, ClassicalModel, Entry
+    from openmm_starmd.hybrid.classical import ClassicalModel
+    from openmm_starmd.hybrid.entry import Entry
+    from openmm_starmd.hybrid.inner import AllAtomSimulation
     from openmm_starmd.simulation import StarMDSimulation
 
 

@@ -18,7 +18,8 @@ from openmm_starmd.verdicts.report import Finding, Geometry, Verdict
 from openmm_starmd.verdicts.spread import Spread
 
 if TYPE_CHECKING:
-    from openmm_starmd.hybrid.classical import ClassicalModel, Entry
+    from openmm_starmd.hybrid.classical import ClassicalModel
+    from openmm_starmd.hybrid.entry import Entry
 
 POINTS = 10  # of the drift curve
 _GAS_CONSTANT = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoules_per_mole / unit.kelvin)
