@@ -11,7 +11,7 @@ import math
 import warnings
 import weakref
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import openmm as mm
@@ -20,6 +20,7 @@ from openmm import unit
 from openmm_starmd.errors import StarMDWarning
 from openmm_starmd.history import History, HistoryIntegrator, digest
 from openmm_starmd.quantities import in_unit, whole_number
+from openmm_starmd.uncopiable import Uncopiable
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +50,7 @@ class Present(NamedTuple):
     torsions: np.ndarray | None
 
 
-class StarMDIntegrator(HistoryIntegrator):
+class StarMDIntegrator(Uncopiable, HistoryIntegrator):
     """Moves the atoms of a frame topology from one learned frame to the next.
 
     :class:`~openmm_starmd.simulation.StarMDSimulation` makes and binds one; by hand, make a Context of a System with
@@ -323,23 +324,10 @@ class StarMDIntegrator(HistoryIntegrator):
             )
         return positions
 
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError(UNCOPIABLE)
-
-    def __copy__(self) -> NoReturn:
-        raise TypeError(UNCOPIABLE)
-
-    def __deepcopy__(self, memo: Any) -> NoReturn:
-        raise TypeError(UNCOPIABLE)
-
 
 CA_ONLY = (
     "CA positions alone do not tell where a history starts: give the input's full positions to "
     "simulation.setPositions(), or use atoms='backbone'"
-)
-UNCOPIABLE = (
-    "a StarMD simulation cannot be copied or pickled, for it holds a network and a Context: save it with "
-    "simulation.saveCheckpoint() and load that into a simulation made from the same input"
 )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 import warnings
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any
 from xml.parsers import expat
 
 import numpy as np
@@ -17,9 +17,10 @@ from openmm_starmd import checkpoint
 from openmm_starmd.context import frame_system
 from openmm_starmd.errors import StarMDWarning
 from openmm_starmd.hybrid.switching import Hybrid
-from openmm_starmd.integrator import UNCOPIABLE, StarMDIntegrator
+from openmm_starmd.integrator import StarMDIntegrator
 from openmm_starmd.protein import Protein, describe_differences
 from openmm_starmd.quantities import as_array, in_unit, whole_number
+from openmm_starmd.uncopiable import Uncopiable
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 ATOMS = ("ca", "backbone", "heavy")
 
 
-class StarMDSimulation(Hybrid):
+class StarMDSimulation(Uncopiable, Hybrid):
     """Protein dynamics frame by frame, in place of molecular dynamics step by step.
 
     It is OpenMM's own Simulation: reporters, ``step``, ``runForClockTime``, ``context`` and checkpoints are used as
@@ -207,6 +208,7 @@ class StarMDSimulation(Hybrid):
         positions : Quantity or array [atoms, 3]
             Of all atoms of the topology given to the constructor; bare numbers in nm.
         """
+        self.integrator.require_no_segment()
         values = as_array(positions)
         expected = self._input_topology.getNumAtoms()
         if len(values) != expected:
@@ -291,15 +293,6 @@ class StarMDSimulation(Hybrid):
             raise ValueError(f"the XML holds a {type(state).__name__}, not a State")
         context = self.context
         context.load_guarded(lambda: mm.Context.setState(context, state), whole=True)
-
-    def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError(UNCOPIABLE)
-
-    def __copy__(self) -> NoReturn:
-        raise TypeError(UNCOPIABLE)
-
-    def __deepcopy__(self, memo: Any) -> NoReturn:
-        raise TypeError(UNCOPIABLE)
 
 
 def _check_stride(stride: Any, config: ModelConfig, name: str) -> float:

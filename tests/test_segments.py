@@ -257,10 +257,12 @@ def test_what_a_segment_does_not_allow():
     saved, here = simulation.context.createCheckpoint(), positions_of(simulation)
     state = simulation.context.getState(positions=True, integratorParameters=True)
     with simulation.classical(**REFERENCE) as md:
+        staged = simulation.integrator.staged_start()
         with pytest.raises(ValueError, match="already"), simulation.classical(**REFERENCE):
             pass
         for forbidden in (
             lambda: simulation.context.setPositions(here),
+            lambda: simulation.setPositions(helix(RESIDUES)[1] * 1.01),
             lambda: simulation.context.loadCheckpoint(saved),
             lambda: simulation.context.setState(state),
             lambda: simulation.context.reinitialize(),
@@ -271,6 +273,7 @@ def test_what_a_segment_does_not_allow():
         ):
             with pytest.raises(ValueError, match="leave it first"):
                 forbidden()
+        assert np.array_equal(simulation.integrator.staged_start(), staged)
         md.step(7)
         simulation.step(2)
     assert simulation.currentStep == 3

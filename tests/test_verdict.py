@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import random
+import re
 from dataclasses import replace
 
 import mdtraj
@@ -210,6 +212,8 @@ def test_a_strained_frame_is_between(model, protein, start):
     made[atoms_after(protein, 3)] += 0.03 * bond / np.linalg.norm(bond)
     verdict = judge(model, frame_at(model, made), 0.0, minimize=30)
     assert verdict.status == "strained" and "minimizeEnergy" in verdict.advice
+    # no dynamics tried the fold
+    assert re.search(r"^fold held +-$", str(verdict), re.MULTILINE)
 
 
 def test_a_frame_the_force_field_refuses_is_no_traceback(model, protein, start):
@@ -239,6 +243,25 @@ def test_validate_leaves_every_bit_of_the_simulation(fake_rollout):  # noqa: F81
     other = make_simulation(helix(8), atoms="heavy")
     other.step(9)
     assert np.array_equal(positions_of(simulation), positions_of(other))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_validate_interrupted_leaves_every_bit_too(fake_rollout, monkeypatch, error):  # noqa: F811
+    simulation = make_simulation(helix(8), atoms="heavy")
+    simulation.step(2)
+
+    def interrupt(*_):
+        raise error
+
+    model = simulation.classical_model(platform=QUICK["platform"])
+    before, chance, reporters = simulation.context.createCheckpoint(), random.getstate(), list(simulation.reporters)
+    monkeypatch.setattr(model.simulation.integrator, "step", interrupt)
+    with pytest.raises(error):
+        simulation.validate(**QUICK)
+    assert simulation.context.createCheckpoint() == before
+    assert random.getstate() == chance and simulation.reporters == reporters
+    assert simulation.integrator.segment is None and simulation.integrator.pending is None
+    monkeypatch.undo()
 
 
 @pytest.mark.parametrize("atoms", ["ca", "backbone"])

@@ -111,6 +111,8 @@ class Verdict:
     rmsd_start : float
         Backbone RMSD of the frame to the start structure, nm.
     fold_held : bool
+        Whether the segment did not undo the fold; true as well where no dynamics were asked for, false where the frame
+        never got as far.
     seconds : float
     settings : dict
         Force field, minimisation, platform and seed.
@@ -168,7 +170,7 @@ class Verdict:
                 "from the start",
                 f"{_number(10 * self.rmsd_start)} Å, {_number(100 * self.contacts_start, 0)} % contacts",
             ),
-            ("fold held", "yes" if self.fold_held else "no"),
+            ("fold held", self._fold()),
         ]
         wide = max(len(name) for name, _ in rows)
         lines = [f"verdict: {self.status.upper()}", *(f"{name:<{wide}}  {value}" for name, value in rows), ""]
@@ -176,6 +178,10 @@ class Verdict:
         if self.findings:
             lines += ["", *(f"{'!!' if finding.grave else ' !'} {finding.text}" for finding in self.findings)]
         return "\n".join([*lines, "", f"advice: {self.advice}"])
+
+    def _fold(self) -> str:
+        # without dynamics nothing has tried it
+        return "no" if not self.fold_held else "yes" if self.times else "-"
 
     def _energy(self, total: float) -> str:
         return f"{_number(total, 0)} kJ/mol ({_number(total / self.count)} per residue)"

@@ -1,0 +1,21 @@
+"""Refusing to be copied."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+
+class Uncopiable:
+    """Raises a TypeError where Python would copy or pickle: a network and a Context cannot follow."""
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            "a StarMD simulation cannot be copied or pickled, for it holds a network and a Context: save it with "
+            "simulation.saveCheckpoint() and load that into a simulation made from the same input"
+        )
+
+    def __copy__(self) -> NoReturn:
+        self.__reduce_ex__(2)
+
+    def __deepcopy__(self, memo: Any) -> NoReturn:
+        self.__reduce_ex__(2)
