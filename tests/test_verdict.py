@@ -7,6 +7,7 @@ import math
 import random
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import mdtraj
 import numpy as np
@@ -25,6 +26,7 @@ from openmm_starmd.verdicts.verdict import frame_at, judge, own_spread, present_
 
 from .fakes import fake_rollout, fake_weights, helix, make_simulation, positions_of  # noqa: F401
 
+DATA = Path(__file__).parents[2] / "shared" / "data"
 QUICK = {"duration": 0.08, "minimize": 30, "platform": "Reference"}
 
 
@@ -114,6 +116,32 @@ def test_a_bond_within_a_residue_is_named_once(protein, inspector, start):
     quality = inspector.inspect(made)
     assert kinds(quality) == {("bond", (2,), False)}
     assert quality.defects[0].describe(["ALA"] * 8).startswith("ALA CA-CB: bond off by 0.")
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="no ../shared/data")
+def test_a_disulfide_is_strained_long_before_it_is_broken():
+    """χ1 of one cysteine turned: the sulfurs part, with all other bonds as they were."""
+    pdb = app.PDBFile(str(DATA / "structures" / "cobrotoxin_A.pdb"))
+    protein = Protein.from_openmm(pdb.topology, pdb.positions)
+    topology = protein.frame_topology("heavy")
+    first, second = next(b for b in topology.bonds() if b[0].name == b[1].name == "SG")
+    start = protein.frame_positions(protein.backbone, "heavy")
+    inspector = Inspector(mdtraj.Topology.from_openmm(topology), start, protein.bonded)
+    own = protein.backmap("heavy").measure(start)[first.residue.index, 3]
+    length = np.linalg.norm(start[first.index] - start[second.index])
+    found = {}
+    for turn in np.radians(np.arange(5, 181, 5)):
+        torsions = np.full((protein.length, 7), np.nan)
+        torsions[first.residue.index, 3] = own + turn
+        made = protein.frame_positions(protein.backbone, "heavy", torsions)
+        off = abs(np.linalg.norm(made[first.index] - made[second.index]) - length)
+        bonds = [d for d in inspector.inspect(made).defects if d.kind == "bond"]
+        found[round(off, 3)] = [(d.residues, d.grave) for d in bonds]
+    pair = tuple(sorted((first.residue.index, second.residue.index)))
+    strained = [defects for off, defects in found.items() if 0.06 < off < 0.19]
+    broken = [defects for off, defects in found.items() if off > 0.21]
+    assert strained and all((pair, False) in defects for defects in strained)
+    assert broken and all((pair, True) in defects for defects in broken)
 
 
 def test_a_d_amino_acid_is_found(protein, inspector, start):

@@ -13,6 +13,7 @@ kind       measured                                                       MD, ex
 ========== ============================================================== ============ ======= =======
 bond       deviation of a heavy-atom bond from its length                 0.16 Å       0.2 Å   0.5 Å
 break      the same of a peptide bond                                     0.13 Å       0.2 Å   0.5 Å
+bond       the same of a disulfide                                        -            0.2 Å   2 Å
 chirality  triple product of unit vectors at a chiral centre, L positive  0.43         -       0.2
 peptide    ω from 180 degrees, or from 0 where the start is cis           49 (99.99 %: 40 degrees  60
                                                                           38) degrees          degrees
@@ -23,7 +24,8 @@ outlier    (φ, ψ) outside the regions of its class                        shar
 
 A peptide bond stretched by 0.5 Å costs some 500 kJ/mol. Overlap is the sum of van der Waals radii (C 1.7, N 1.55, O
 1.52, S 1.8 Å; Bondi 1964) less the distance, and less 0.6 Å between two polar atoms, which may share a hydrogen bond.
-A clash is grave only within the backbone and CB: side chains step aside.
+A clash is grave only within the backbone and CB: side chains step aside. So do the two sulfurs of a disulfide, whose
+side chains are drawn without knowing of each other; 2 Å further apart they are no longer bonded.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from openmm_starmd.analysis.stereochemistry import dihedrals, find_judged, ramac
 from openmm_starmd.geometry.ideal import ATOM_NAMES, ideal_atoms
 from openmm_starmd.geometry.residues import AMINO_ACIDS, SIDE_CHAIN_BONDS
 
-BOND_MILD, BOND_GRAVE = 0.02, 0.05  # nm
+BOND_MILD, BOND_GRAVE, DISULFIDE_GRAVE = 0.02, 0.05, 0.2  # nm
 CHIRALITY_GRAVE = 0.2
 PEPTIDE_MILD, PEPTIDE_GRAVE = 40.0, 60.0  # degrees
 CLASH_MILD, CLASH_GRAVE = 0.06, 0.15  # nm
@@ -198,9 +200,10 @@ class Inspector:
         found = []
         for i in np.flatnonzero(np.abs(off) > BOND_MILD):
             first, second = self._bonds[i]
-            peptide = (self._names[first], self._names[second]) == ("C", "N")
-            kind = "break" if peptide else "bond"
-            found.append(self._pair(kind, first, second, 10 * off[i], abs(off[i]) > BOND_GRAVE))
+            names = self._names[first], self._names[second]
+            kind = "break" if names == ("C", "N") else "bond"
+            limit = DISULFIDE_GRAVE if names == ("SG", "SG") else BOND_GRAVE
+            found.append(self._pair(kind, first, second, 10 * off[i], abs(off[i]) > limit))
         return found
 
     def _inverted(self, xyz: NDArray[np.float64]) -> list[Defect]:
