@@ -225,6 +225,10 @@ def test_explicit_solvent():
         assert 0.002 < moved.mean() < 0.15
     assert len(simulation._models) == 1
     assert simulation.topology.getNumAtoms() == 16
+    verdict = simulation.validate(0.0, minimize=2, **options)
+    # after two iterations the energy of the water is anything
+    assert np.isfinite(verdict.energy_minimized) and np.isnan(verdict.energy_start)
+    assert "energy" not in {finding.kind for finding in verdict.findings}
 
 
 def users_simulation(extra=(), temperature=300.0, constraints=app.HBonds):

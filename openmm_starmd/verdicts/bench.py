@@ -147,7 +147,9 @@ class Bench:
         limits: Limits,
     ) -> tuple[Verdict, list[Finding]]:
         """Minimise and simulate; the verdict filled in, and what was found."""
-        verdict = replace(verdict, energy_start=self._energy_of_start(model, minimize, seed))
+        # free solvent outweighs the protein, and a bounded minimisation leaves it anywhere
+        if not len(model.model.others):
+            verdict = replace(verdict, energy_start=self._energy_of_start(model, minimize, seed))
         try:
             entry = model.enter(frame.backbone, frame.torsions, minimize=minimize, equilibrate=0.0, seed=seed)
         except (RuntimeError, mm.OpenMMException) as error:

@@ -29,7 +29,7 @@ class Limits:
     ----------
     energy : tuple of float
         Energy after minimisation above that of the start structure minimised alike, kJ/mol per residue (8.3, where a
-        bounded minimisation had stopped early; 2.7 elsewhere).
+        bounded minimisation had stopped early; 2.7 elsewhere). Not judged where there is free solvent.
     moved : tuple of float
         Backbone RMSD by which minimisation moves the frame, nm (0.018; 0.037 with 400 iterations).
     force : tuple of float

@@ -85,7 +85,8 @@ class Verdict:
         Classical MD run, ps; less than asked for where it broke down.
     energy_drawn, energy_minimized, energy_start : float
         Potential energy of the frame before and after minimisation, and of the start structure minimised alike,
-        kJ/mol; nan where there is none.
+        kJ/mol; nan where there is none. In a model with solvent the start's is nan and energies are not judged, for the
+        water's outweigh the protein's.
     moved : float
         Backbone RMSD between the frame drawn and the minimised one, nm.
     force : float
