@@ -243,20 +243,38 @@ def main() -> None:
     if arguments.training:
         pairs = [(name, int(number or 2)) for name, _, number in (item.partition(":") for item in arguments.training)]
     for stride in arguments.stride:
-        results = {}
+        results, too_short = {}, {}
         for name, replica in pairs:
             if not (arguments.data / name / f"{name}_prod_R{replica}_fit.xtc").exists():
                 print(f"left out: {name} has no replica {replica} in {arguments.data}", file=sys.stderr)
+                continue
+            there = [read_replica(arguments.data / name, r, stride) for r in (replica, 3 - replica)]
+            if min(len(t) for t in there if t is not None) < 2:
+                # nothing to compare with, but a frame is valid or not without MD
+                too_short[name] = validity(arguments.data / name, stride, drawing, arguments)
                 continue
             results[name] = measure(
                 arguments.data / name, replica, stride, drawing, arguments, both=not arguments.training
             )
         if not results:
             sys.exit(f"no reference MD in {arguments.data}; see benchmarks/data/README.md")
-        report(results, stride, arguments)
+        report(results, too_short, stride, arguments)
 
 
-def report(results: dict[str, dict[str, Any]], stride: float, arguments: argparse.Namespace) -> None:
+def validity(folder: Path, stride: float, drawing: Drawing, arguments: argparse.Namespace) -> float:
+    """Share of valid frames alone, over all seeds."""
+    path = folder / f"{folder.name}.pdb"
+    bonded = bonded_neighbours(mdtraj.load(str(path)))
+    shares = []
+    for seed in arguments.seeds:
+        run = rollout(path, arguments.frames, seed, stride, drawing)
+        shares.append(judge(run.xyz[:, alpha_carbons(run.topology)].astype(np.float64), bonded).fraction)
+    return float(np.mean(shares))
+
+
+def report(
+    results: dict[str, dict[str, Any]], too_short: dict[str, float], stride: float, arguments: argparse.Namespace
+) -> None:
     """Print and write what was measured at one stride."""
     summary = means(results)
     lines = criteria.judge(results, summary, arguments.frames)
@@ -273,6 +291,8 @@ def report(results: dict[str, dict[str, Any]], stride: float, arguments: argpars
         + ", ".join(f"{label} {value:.2f}" for label, value in summary["network_rmsf_correlation"].items())
         + f". Worst single rollout: {100 * summary['worst_valid']:.1f} % valid.\n"
     )
+    for name, share in too_short.items():
+        print(f"{name}: {100 * share:.1f} % valid; its MD has fewer than two frames of {stride:g} ps\n")
     for part in (slope_table(results), side_chains.table(results), criteria.table(lines)):
         if part:
             print(part + "\n")
@@ -283,7 +303,13 @@ def report(results: dict[str, dict[str, Any]], stride: float, arguments: argpars
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
     digest = hashlib.sha256(load_weights(arguments.weights).path.read_bytes()).hexdigest()
     settings |= {"stride": stride, "version": __version__, "weights_sha256": digest}
-    content = {"settings": settings, "proteins": results, "means": summary, "criteria": lines}
+    content = {
+        "settings": settings,
+        "proteins": results,
+        "means": summary,
+        "criteria": lines,
+        "validity_only": too_short,
+    }
     temporary = path.with_suffix(".partial")
     temporary.write_text(json.dumps(content, indent=1) + "\n")
     os.replace(temporary, path)

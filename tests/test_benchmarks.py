@@ -577,8 +577,11 @@ def test_card_of_weights(monkeypatch, tmp_path):
     assert text.startswith(f"# {DEFAULT_WEIGHTS}") and "Measured at 10 and 100 ps" in text
     assert "### Held-out proteins, 10 ps" in text and "### Held-out proteins, 100 ps" in text
     assert text.count("What was demanded") == 2 and text.count("not trained on, 10 ps") == 1
-    assert "trained from scratch" in text and "**STAR-MD**" in text and "{" not in text
     listing = json.loads((folder / "training_data.json").read_text())
+    parent = listing["recipe"].get("start_from")
+    assert (f"fine-tuned from {parent}" if parent else "trained from scratch") in text
+    assert all(note in text for note in listing.get("notes", []))
+    assert "**STAR-MD**" in text and "{" not in text
     assert f"{len(listing['proteins'])} proteins" in text
     said = {"settings": {"steps": 5, "frames": 500, "stride": 10}, "conclusion": ["noise helps"], "variants": {}}
     (tmp_path / "ablation.json").write_text(json.dumps(said))

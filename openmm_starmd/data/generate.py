@@ -21,6 +21,8 @@ import openmm
 from openmm import app, unit
 from openmm.app.internal.customgbforces import GBSAOBC2Force
 
+from openmm_starmd.atoms.building import righted
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -81,6 +83,9 @@ def prepare_model(path: str | os.PathLike[str], protocol: Protocol) -> tuple[app
     modeller = app.Modeller(source.topology, source.positions)
     if not any(atom.element is app.element.hydrogen for atom in modeller.topology.atoms()):
         modeller.addHydrogens(forcefield, pH=7.0)
+        placed = np.array(modeller.positions.value_in_unit(unit.nanometer))
+        # a hydrogen on the wrong side of its carbon makes a D-amino acid of the residue in the minimiser
+        modeller = app.Modeller(modeller.topology, righted(modeller.topology, placed) * unit.nanometer)
     return modeller, obc2_system(modeller.topology, forcefield, protocol.hydrogen_mass)
 
 
