@@ -104,6 +104,19 @@ def check_weights(folder: Path, measured: list[dict[str, Any]]) -> None:
             )
 
 
+def join_separate(content: dict[str, Any], results: Path) -> list[dict[str, Any]]:
+    """Put slopes and side chains that were measured in runs of their own beside the rest; gives what was joined."""
+    joined = []
+    for key, name in (("slopes", "slope.json"), ("side_chains", "side_chains.json")):
+        if not (results / name).exists():
+            continue
+        joined.append(read(results / name))
+        for protein, figures in joined[-1]["proteins"].items():
+            if protein in content["proteins"] and not content["proteins"][protein].get(key):
+                content["proteins"][protein][key] = figures[key]
+    return joined
+
+
 def side_chains_note(config: ModelConfig, held_out: list[dict[str, Any]]) -> str:
     """What to expect of side chains."""
     measured = any(result.get("side_chains") for content in held_out for result in content["proteins"].values())
@@ -137,7 +150,7 @@ def render(folder: Path, results: Path, note: str = "") -> str:
     read(results / "fidelity.json")
     held_out, training = measurements(results, "fidelity"), measurements(results, "fidelity-training")
     held_out = [content for content in held_out if not content["settings"].get("training")]
-    check_weights(folder, [*held_out, *training])
+    check_weights(folder, [*held_out, *training, *join_separate(held_out[0], results)])
     speed = read(results / "speed.json")
     with safe_open(folder / "model.safetensors", "pt") as file:
         parameters = sum(file.get_tensor(key).numel() for key in file.keys())  # noqa: SIM118
