@@ -12,8 +12,12 @@ def write_block(path: Path, name: str, text: str) -> None:
     begin, end = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
     content = path.read_text() if path.exists() else ""
     block = f"{begin}\n\n{text.strip()}\n\n{end}"
-    if begin in content and end in content:
-        content = content[: content.index(begin)] + block + content[content.index(end) + len(end) :]
+    if end in content:
+        # a bare marker may stand before the block: what lies between the two is not the block's
+        start = content.rindex(begin, 0, content.index(end))
+        content = content[:start] + block + content[content.index(end) + len(end) :]
+    elif begin in content:
+        content = content.replace(begin, block, 1)
     else:
         content = f"{content.rstrip()}\n\n{block}\n".lstrip()
     write(path, content)

@@ -411,6 +411,12 @@ def test_throughput_table(monkeypatch, tmp_path):
     throughput.write_block(page, "throughput", "three")
     text = page.read_text()
     assert "kept" in text and "two" in text and "three" in text and "one" not in text
+    # a bare marker is filled where it stands, and nothing behind it is lost
+    page.write_text("# Results\n\n<!-- results:x -->\n\nkept\n")
+    throughput.write_block(page, "x", "first")
+    throughput.write_block(page, "x", "second")
+    text = page.read_text()
+    assert text.count("results:x") == 2 and "first" not in text and text.index("second") < text.index("kept")
 
 
 def test_operations_of_attention_are_counted_by_what_sees_what(monkeypatch):

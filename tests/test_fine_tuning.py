@@ -96,7 +96,10 @@ def test_settings_of_the_model_come_from_the_weights_but_for_those_of_the_file(t
     mdtraj.Trajectory(start.xyz + walk, start.topology, time=np.arange(1.0, 31)).save_xtc(
         folder / "frag_prod_R1_fit.xtc"
     )
-    save_weights(tmp_path / "old", trained(), OLD)
+    save_weights(tmp_path / "old", trained(), replace(OLD, stride_max=50.0, max_length=60))
+    known = {"proteins": [{"name": "a", "sequence": "AAA", "picoseconds": [5.0]}]}
+    known["held_out"] = [{"name": "b", "sequence": "GGG"}]
+    (tmp_path / "old" / "training_data.json").write_text(json.dumps(known))
     words = ["train", str(folder.parent), "--from", str(tmp_path / "old"), "--accelerator", "cpu", "--max-steps", "1"]
     runner = CliRunner()
 
@@ -109,6 +112,10 @@ def test_settings_of_the_model_come_from_the_weights_but_for_those_of_the_file(t
     config = load_weights(tmp_path / "new" / "weights").config
     assert config.reference_torsions and (config.c_s, config.steps, config.name) == (32, 7, "new")
     assert read_recipe(tmp_path / "new" / "recipe.json").start_from == str(tmp_path / "old")
+    assert (config.stride_max, config.max_length) == (50.0, 60), "what the weights knew is not lost"
+    listing = json.loads((tmp_path / "new" / "weights" / "training_data.json").read_text())
+    assert [p["name"] for p in listing["proteins"]] == ["frag"]
+    assert listing["earlier"] == known["proteins"] and listing["held_out"] == known["held_out"]
     plain = run(str(tmp_path / "plain"), {"seed": 1})
     assert plain.exit_code == 0 and not load_weights(tmp_path / "plain" / "weights").config.reference_torsions
     for settings, more, message in (

@@ -262,7 +262,7 @@ def _check_held_out(folder: Path, held_out: dict[str, str]) -> Iterator[Check]:
     try:
         pairs = [
             (identity(p["sequence"], sequence), p["name"], name)
-            for p in listing["proteins"]
+            for p in listing["proteins"] + listing.get("earlier", [])
             for name, sequence in held_out.items()
         ]
     except ImportError as error:

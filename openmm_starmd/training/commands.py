@@ -115,7 +115,16 @@ def train(
             raise ValueError(f"--preset {preset}, but {start_from} is of the form {form}: leave --preset out")
         base = recipes.recipe_for(preset or form)
         if weights is not None:
-            base = _changed(base, {"model": weights.config})
+            known = weights.config
+            base = _changed(
+                base,
+                {
+                    "model": known,
+                    "windows.stride_min": known.stride_min,
+                    "windows.stride_max": known.stride_max,
+                    "windows.stride_focus": known.stride_default,
+                },
+            )
         recipe = base if config is None else read_recipe(config, base)
         if config is not None and recipe.model.name != base.model.name:
             name = name or recipe.model.name

@@ -18,7 +18,7 @@ from openmm_starmd.data.trajectories import ProteinData
 from openmm_starmd.data.windows import WindowDataset
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.network import Network
-from openmm_starmd.model.weights import save_weights
+from openmm_starmd.model.weights import find_weights, save_weights
 from openmm_starmd.training.keeper import CHECKPOINT, Keeper
 from openmm_starmd.training.loader import Data
 from openmm_starmd.training.machines import Machines, make_trainer
@@ -87,7 +87,8 @@ def released_config(recipe: Recipe, proteins: Sequence[ProteinData]) -> ModelCon
     """Configuration of the weights that a recipe trains: the recipe's, with the limits of the data."""
     return replace(
         recipe.model,
-        max_length=max(protein.features.length for protein in proteins),
+        # what fine-tuned weights knew before, they do not forget by being trained on shorter proteins
+        max_length=max(recipe.model.max_length, *(protein.features.length for protein in proteins)),
         stride_min=recipe.windows.stride_min,
         stride_max=recipe.windows.stride_max,
         max_context=recipe.windows.length - 1 if recipe.model.anchored else recipe.model.max_context,
@@ -249,10 +250,30 @@ def _listing(proteins: Sequence[ProteinData]) -> list[dict[str, Any]]:
 
 
 def write_training_data(folder: Path, proteins: Sequence[ProteinData], recipe: Recipe) -> None:
-    """List what is trained on, by name and sequence, and how, in ``training_data.json`` beside the weights."""
+    """List what is trained on, by name and sequence, and how, in ``training_data.json`` beside the weights.
+
+    What the weights to begin from were trained on stands under ``"earlier"``; their held-out proteins are taken over.
+    """
+    path = folder / "training_data.json"
     settings = {name: value for name, value in asdict(recipe).items() if name != "model"}
-    record = {"proteins": _listing(proteins), "recipe": settings}
-    write_text(folder / "training_data.json", json.dumps(record, indent=1) + "\n")
+    record: dict[str, Any] = {"proteins": _listing(proteins)}
+    if path.exists():
+        before = json.loads(path.read_text())
+        record |= {key: before[key] for key in ("earlier", "held_out") if key in before}
+    elif recipe.start_from:
+        record |= _ancestry(recipe.start_from)
+    write_text(path, json.dumps(record | {"recipe": settings}, indent=1) + "\n")
+
+
+def _ancestry(weights: str) -> dict[str, Any]:
+    """Training and held-out proteins of the weights to begin from, as far as they are known."""
+    listing = find_weights(weights).parent / "training_data.json"
+    if not listing.exists():
+        return {}
+    before = json.loads(listing.read_text())
+    proteins = {protein["name"]: protein for protein in before.get("earlier", []) + before["proteins"]}
+    held_out = {"held_out": before["held_out"]} if "held_out" in before else {}
+    return {"earlier": list(proteins.values())} | held_out
 
 
 def _first_weights(folder: Path, network: Network, config: ModelConfig) -> None:

@@ -61,6 +61,10 @@ class Geometry:
     overlap: float
 
 
+MEANINGLESS_ENERGY = 1e4
+"""kJ/mol per residue; only overlapping atoms have more."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What classical MD has to say about a frame.
@@ -185,6 +189,8 @@ class Verdict:
         return "no" if not self.fold_held else "yes" if self.times else "-"
 
     def _energy(self, total: float) -> str:
+        if abs(total / self.count) > MEANINGLESS_ENERGY:
+            return "beyond meaning: atoms overlap"
         return f"{_number(total, 0)} kJ/mol ({_number(total / self.count)} per residue)"
 
     def _geometry_table(self) -> list[str]:
