@@ -310,6 +310,8 @@ def test_split(chain, tmp_path):
     assert code == 0 and "2 proteins outside the split" in text
     assert [p.name for p in open_data([tmp_path / "val"])] == ["bbbb_B"]
     assert read_split(table) == {"aaaa_A", "bbbb_B", "zzzz_Z"}
+    with pytest.raises(ValueError, match="no split file .*columns name and split"):
+        read_split(tmp_path / "missing.csv")
     for arguments, message in (
         (["--only", "val"], "say with --split"),
         (["--split", table, "--only", "test"], "no name in the split 'test'; it has train, val"),

@@ -190,8 +190,10 @@ def read_split(path: str | os.PathLike[str], only: str | None = None) -> set[str
     Raises
     ------
     ValueError
-        If a column is missing, a name is in two splits, or the split is empty.
+        If there is no such file, a column is missing, a name is in two splits, or the split is empty.
     """
+    if not Path(path).is_file():
+        raise ValueError(f"there is no split file {path}: give a CSV file with the columns name and split")
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
         for column in ("name", "split"):

@@ -40,7 +40,7 @@ def open_data(folders: Sequence[str | os.PathLike[str]], exclude: Sequence[str] 
     found: dict[str, ProteinData] = {}
     for folder in map(Path, folders):
         if not folder.is_dir():
-            raise ValueError(f"there is no folder {folder}")
+            raise ValueError(f"there is no folder {folder}: give a store of `prepare`, or one in ATLAS layout")
         for protein in open_store(folder, exclude) if is_store(folder) else _load_tree(folder, exclude):
             before = found.get(protein.name)
             found[protein.name] = protein if before is None else _joined(before, protein, folder)

@@ -218,7 +218,7 @@ def _prepare(output: Path, recipe: Recipe, proteins: Sequence[ProteinData], resu
             )
         return
     if not resume:
-        raise ValueError(f"{output} holds a training run: go on with resume (--resume), or choose another folder")
+        raise ValueError(f"{output} holds a training run: go on with --resume, or choose another folder")
     changed = [d for d in differences(read_recipe(kept), recipe) if not d.startswith("steps:")]
     if changed:
         raise ValueError(
