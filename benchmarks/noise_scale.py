@@ -37,7 +37,8 @@ def main() -> None:
     source = find_weights(arguments.weights).parent
     content = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
     print(
-        "| weights | noise scale | RMSD at 10 ps, of MD's | RMSF amplitude | RMSF r | valid % |\n|---|---|---|---|---|---|"
+        "| weights | noise scale | RMSD at 10 ps, of MD's | RMSF amplitude | RMSF r | valid % |\n"
+        "|---|---|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as scratch:
         for scale in arguments.scales:
