@@ -33,7 +33,7 @@ from results_page import write, write_block
 from openmm_starmd import __version__
 from openmm_starmd.analysis.validity import judge
 from openmm_starmd.model.weights import load_weights
-from openmm_starmd.protein import Protein
+from openmm_starmd.protein.protein import Protein
 from openmm_starmd.rollout import make_rollout
 from openmm_starmd.training import recipe as recipes
 from openmm_starmd.training.settings import Recipe, read_recipe

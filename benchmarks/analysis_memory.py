@@ -73,7 +73,7 @@ def write(path: Path, start: mdtraj.Trajectory, frames: int, seed: int) -> None:
 
 def evaluate(folder: Path) -> None:
     """Evaluate as the command does and print time and peak memory."""
-    from openmm_starmd.analysis.commands import evaluate_files
+    from openmm_starmd.cli.evaluate import evaluate_files
 
     begin = time.perf_counter()
     outcome = evaluate_files([folder / "md.xtc"], [folder / "run.xtc"], folder / "start.pdb", folder / "out")

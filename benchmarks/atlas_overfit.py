@@ -28,8 +28,8 @@ from openmm_starmd.data.windows import WindowDataset, WindowSettings
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import load_weights
 from openmm_starmd.training.objective import objective_sums
-from openmm_starmd.training.objective_settings import ObjectiveSettings
 from openmm_starmd.training.recipe import recipe_for, released_config, train
+from openmm_starmd.training.settings import ObjectiveSettings
 
 
 def windows_agree(protein: ProteinData, folder: Path) -> int:

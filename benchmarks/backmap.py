@@ -25,7 +25,7 @@ from openmm import app
 from openmm_starmd.analysis.stereochemistry import find_judged, stereochemistry
 from openmm_starmd.atoms.allatom import AllAtomModel
 from openmm_starmd.atoms.turning import set_torsions
-from openmm_starmd.protein import Protein
+from openmm_starmd.protein.protein import Protein
 
 PSI, CHI = np.deg2rad(30.0), np.deg2rad(60.0)
 

@@ -33,10 +33,12 @@ from numpy.typing import NDArray
 from paper import markdown, paper_table
 
 from openmm_starmd import __version__
-from openmm_starmd.analysis import coverage, dynamics, evaluate, floors, yardstick
-from openmm_starmd.analysis.runs import Run
+from openmm_starmd.analysis import coverage, dynamics
 from openmm_starmd.analysis.stereochemistry import of_trace
 from openmm_starmd.analysis.validity import alpha_carbons, bonded_neighbours, judge
+from openmm_starmd.evaluation import evaluate, floors
+from openmm_starmd.evaluation import metrics as yardstick
+from openmm_starmd.evaluation.runs import Run
 from openmm_starmd.model.weights import DEFAULT_WEIGHTS, load_weights
 
 KEYS = (

@@ -9,10 +9,10 @@ import mdtraj
 import numpy as np
 from openmm.app import PDBFile
 
-from openmm_starmd.hybrid.classical import ClassicalModel
-from openmm_starmd.hybrid.settings import ClassicalSettings
-from openmm_starmd.protein import Protein
-from openmm_starmd.verdicts.spread import Spread
+from openmm_starmd.classical.model import ClassicalModel
+from openmm_starmd.classical.settings import ClassicalSettings
+from openmm_starmd.protein.protein import Protein
+from openmm_starmd.verdicts.limits import Spread
 
 DATA = Path(__file__).parent / "data"
 

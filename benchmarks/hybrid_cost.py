@@ -27,8 +27,8 @@ import openmm
 import openmm.app
 
 from openmm_starmd import StarMDSimulation, __version__
-from openmm_starmd.hybrid.classical import ClassicalModel
-from openmm_starmd.hybrid.settings import ClassicalSettings
+from openmm_starmd.classical.model import ClassicalModel
+from openmm_starmd.classical.settings import ClassicalSettings
 from openmm_starmd.running import read_structure
 
 VILLIN = Path(openmm.app.__file__).parent / "data" / "test.pdb"

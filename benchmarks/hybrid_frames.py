@@ -24,7 +24,7 @@ from paper import markdown
 
 from openmm_starmd import StarMDSimulation, __version__
 from openmm_starmd.model.weights import DEFAULT_WEIGHTS
-from openmm_starmd.verdicts.bench import Drawn
+from openmm_starmd.verdicts.judging import Drawn
 from openmm_starmd.verdicts.limits import LIMITS
 from openmm_starmd.verdicts.verdict import frame_at, judge, present_frame
 

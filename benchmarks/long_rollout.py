@@ -26,11 +26,11 @@ import torch
 from openmm.app import PDBFile
 
 from openmm_starmd.analysis.flexibility import mean_structure, radius_of_gyration, rmsd, rmsd_against_lag, rmsf
-from openmm_starmd.analysis.runs import joined, reduce
+from openmm_starmd.diffusion.samplers import SamplerSettings
+from openmm_starmd.evaluation.runs import joined, reduce
 from openmm_starmd.model.weights import DEFAULT_WEIGHTS, load_weights
-from openmm_starmd.protein import Protein
+from openmm_starmd.protein.protein import Protein
 from openmm_starmd.rollout import Rollout, features_of
-from openmm_starmd.sampling import SamplerSettings
 
 VILLIN = Path(openmm.app.__file__).parent / "data" / "test.pdb"
 VARIANTS = {"with contextual noise": None, "without contextual noise": 0.0}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from openmm_starmd.whole_files import write_text
+from openmm_starmd.files.writing import write_text
 
 
 def write_block(path: Path, name: str, text: str) -> None:

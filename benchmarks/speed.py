@@ -28,7 +28,7 @@ import torch
 from openmm import unit
 
 from openmm_starmd import Protein, StarMDSimulation, __version__
-from openmm_starmd.data.generate import Protocol, prepare_model
+from openmm_starmd.classical.replicas import Protocol, prepare_model
 from openmm_starmd.model.weights import DEFAULT_WEIGHTS, load_weights
 from openmm_starmd.running import read_structure
 

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from openmm_starmd.data.batches import Batch
-from openmm_starmd.data.windows import chained
+from openmm_starmd.data.windows import Batch, chained
 from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids
 from openmm_starmd.geometry.so3 import exp_map
 from openmm_starmd.model import attention
@@ -123,7 +122,7 @@ def operations(step: Callable[[], Any]) -> float:
 def measure_training(config: ModelConfig, residues: int, frames: int, device: str, seconds: float) -> dict[str, Any]:
     """Optimiser steps on one window."""
     from openmm_starmd.training.objective import objective
-    from openmm_starmd.training.objective_settings import recipe_objective
+    from openmm_starmd.training.settings import recipe_objective
 
     settings = recipe_objective("mini" if config.anchored else "paper")
     network = Network(config).to(device).train()
@@ -156,8 +155,8 @@ def measure_rollout(
     config: ModelConfig, residues: int, history: int, steps: int, device: str, seconds: float
 ) -> dict[str, Any]:
     """Frames drawn against a full history, with `steps` denoising steps."""
+    from openmm_starmd.diffusion.samplers import SamplerSettings
     from openmm_starmd.rollout import Rollout
-    from openmm_starmd.sampling import SamplerSettings
 
     features = made_up_protein(residues)
     start = backbone_from_rigids(features.reference)[None].double()

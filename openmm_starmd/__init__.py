@@ -10,11 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from openmm_starmd.atoms.files import backmap_trajectory
+    from openmm_starmd.atoms.trajectories import backmap_trajectory
+    from openmm_starmd.classical.settings import ClassicalSettings
     from openmm_starmd.errors import StarMDWarning
-    from openmm_starmd.hybrid.settings import ClassicalSettings
     from openmm_starmd.integrator import StarMDIntegrator
-    from openmm_starmd.protein import Protein
+    from openmm_starmd.protein.protein import Protein
     from openmm_starmd.simulation import StarMDSimulation
     from openmm_starmd.verdicts.report import Verdict
 
@@ -30,13 +30,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ClassicalSettings": "hybrid.settings",
-    "Protein": "protein",
+    "ClassicalSettings": "classical.settings",
+    "Protein": "protein.protein",
     "StarMDIntegrator": "integrator",
     "StarMDSimulation": "simulation",
     "StarMDWarning": "errors",
     "Verdict": "verdicts.report",
-    "backmap_trajectory": "atoms.files",
+    "backmap_trajectory": "atoms.trajectories",
 }
 
 try:

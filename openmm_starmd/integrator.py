@@ -17,16 +17,15 @@ import numpy as np
 import openmm as mm
 from openmm import unit
 
-from openmm_starmd.errors import StarMDWarning
+from openmm_starmd.errors import StarMDWarning, Uncopiable
 from openmm_starmd.history import History, HistoryIntegrator, digest
 from openmm_starmd.quantities import in_unit, whole_number
-from openmm_starmd.uncopiable import Uncopiable
 
 if TYPE_CHECKING:
     import torch
 
-    from openmm_starmd.hybrid.segment import Segment
-    from openmm_starmd.protein import Protein
+    from openmm_starmd.classical.segment import Segment
+    from openmm_starmd.protein.protein import Protein
     from openmm_starmd.rollout import Rollout
 
 _BROKEN_BOND = 0.3  # nm; a residue whose N-CA or CA-C is longer is not a residue
@@ -241,7 +240,7 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
         return None
 
     def _restore(self, history: History) -> None:
-        from openmm_starmd.sampling import kept_frames
+        from openmm_starmd.diffusion.samplers import kept_frames
 
         numbers = kept_frames(history.count, self._rollout.settings.max_context)
         frames = {number: _as_replica(backbone) for number, backbone in self.kept(numbers).items()}

@@ -19,20 +19,19 @@ from torch import Tensor
 
 from openmm_starmd.diffusion import igso3
 from openmm_starmd.diffusion.process import forward_noise
-from openmm_starmd.diffusion.samplers import anchored_prior, prior
+from openmm_starmd.diffusion.samplers import SAMPLERS, SamplerSettings, anchored_prior, kept_frames, prior
+from openmm_starmd.geometry.heavy_atoms import keep_to_wells
 from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids, rigids_from_backbone, superpose, superposition
-from openmm_starmd.geometry.rotamers import keep_to_wells
 from openmm_starmd.model.attention import KVCache
 from openmm_starmd.model.features import Features, torsion_features
 from openmm_starmd.model.frames import Frames
 from openmm_starmd.model.network import Network
 from openmm_starmd.randomness import keyed_normal
-from openmm_starmd.sampling import SAMPLERS, SamplerSettings, kept_frames
 
 if TYPE_CHECKING:
     from openmm_starmd.model.openfold import OpenFoldFeatures
     from openmm_starmd.model.weights import Weights
-    from openmm_starmd.protein import Protein
+    from openmm_starmd.protein.protein import Protein
 
 
 class Frame(NamedTuple):

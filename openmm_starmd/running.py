@@ -15,15 +15,15 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openmm import app, unit
 
-from openmm_starmd.run_config import DEFAULT_SEED, FORMATS, Settings, merge, read_config
-from openmm_starmd.trajectory_files import truncate
-from openmm_starmd.whole_files import alone, write_text
+from openmm_starmd.files.cutting import truncate
+from openmm_starmd.files.reading import read_structure
+from openmm_starmd.files.writing import lock, write_text
 
 if TYPE_CHECKING:
     from openmm_starmd.simulation import StarMDSimulation
@@ -45,20 +45,6 @@ class Outcome:
     frames: int
     interrupted: bool
     speed: float
-
-
-def read_structure(path: str | os.PathLike[str]) -> app.PDBFile | app.PDBxFile:
-    """Read a PDB or mmCIF file (``.cif``, ``.mmcif``, ``.pdbx``); anything unreadable raises a ValueError."""
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
-    cif = path.suffix.lower() in (".cif", ".mmcif", ".pdbx")
-    try:
-        return app.PDBxFile(str(path)) if cif else app.PDBFile(str(path))
-    except Exception as error:
-        # OpenMM's parsers raise whatever the damage happens to cause
-        kind = "mmCIF" if cif else "PDB"
-        raise ValueError(f"{path} cannot be read as {kind}: {type(error).__name__}: {error}") from error
 
 
 def run(
@@ -145,7 +131,7 @@ def run(
         atoms=simulation.atoms,
     )
     folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder, "drawing into"):
+    with lock(folder, "drawing into"):
         trajectory_path = folder / f"trajectory.{settings.format}"
         going_on = config_path.exists() and checkpoint_path.exists()
         if going_on:
@@ -281,8 +267,8 @@ def _summarise(folder: Path, trajectory_path: Path, settings: Settings, speed: f
     """Write picture.png and summary.json."""
     import mdtraj
 
-    from openmm_starmd.analysis.picture import draw, figures
     from openmm_starmd.analysis.validity import alpha_carbons
+    from openmm_starmd.evaluation.picture import draw, figures
 
     start = mdtraj.load(str(folder / "topology.pdb"))
     trajectory = mdtraj.load(str(trajectory_path), top=start.topology, atom_indices=alpha_carbons(start.topology))
@@ -304,3 +290,101 @@ def _summarise(folder: Path, trajectory_path: Path, settings: Settings, speed: f
         draw(folder / "picture.png", found, title=f"{trajectory.n_frames} frames, {settings.stride:g} ps apart")
     except ImportError as error:
         warnings.warn(f"no picture.png: {error}", stacklevel=2)
+
+
+DEFAULT_SEED = 0
+FORMATS = ("dcd", "xtc")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the frames of a run. None stands for the default, or on resume for what the run has.
+
+    Attributes
+    ----------
+    stride : float or None
+        ps.
+    seed : int or None
+    atoms : str or None
+        ``"ca"``, ``"backbone"`` or ``"heavy"``.
+    weights : str or None
+        Bundled name, or path.
+    steps : int or None
+        Denoising steps per frame.
+    format : str or None
+        ``"dcd"`` or ``"xtc"``.
+    """
+
+    stride: float | None = None
+    seed: int | None = None
+    atoms: str | None = None
+    weights: str | None = None
+    steps: int | None = None
+    format: str | None = None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Configuration of a run on disk.
+
+    Parameters
+    ----------
+    path : Path
+        A ``config.json``.
+
+    Returns
+    -------
+    dict
+        The fields of :class:`Settings`, ``sha256`` of the input, and more for the reader's information.
+
+    Raises
+    ------
+    ValueError
+        If it is no such file.
+    """
+    try:
+        config = json.loads(path.read_text())
+        missing = ({f.name for f in fields(Settings)} | {"sha256"}) - set(config)
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(f"{path} is not the configuration of a run: {error}") from error
+    if missing:
+        raise ValueError(f"{path} is not the configuration of a run: it lacks {', '.join(sorted(missing))}")
+    return config
+
+
+def merge(settings: Settings, digest: str, config: dict[str, Any], path: Path) -> Settings:
+    """Settings of the run on disk, if what was asked for does not contradict them.
+
+    Parameters
+    ----------
+    settings : Settings
+        As asked for; None agrees with anything.
+    digest : str
+        SHA-256 of the input.
+    config : dict
+        From :func:`read_config`.
+    path : Path
+        Where it lies.
+
+    Returns
+    -------
+    Settings
+
+    Raises
+    ------
+    ValueError
+        If something differs; names all of it.
+    """
+    given = {name: value for name, value in asdict(settings).items() if value is not None}
+    changed = [
+        f"{name} is {'the default' if config[name] is None else config[name]}, not {value}"
+        for name, value in given.items()
+        if config[name] != value
+    ]
+    if config["sha256"] != digest:
+        changed.insert(0, f"it was begun from {config.get('input')}, and this input has other contents")
+    if changed:
+        raise ValueError(
+            f"cannot resume the run in {path.parent}: {'; '.join(changed)}. Leave these options out, or choose "
+            "another --output"
+        )
+    return Settings(**{f.name: config[f.name] for f in fields(Settings)})

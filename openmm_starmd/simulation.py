@@ -15,12 +15,11 @@ from openmm import app, unit
 
 from openmm_starmd import checkpoint
 from openmm_starmd.context import frame_system
-from openmm_starmd.errors import StarMDWarning
+from openmm_starmd.errors import StarMDWarning, Uncopiable
 from openmm_starmd.hybrid.switching import Hybrid
 from openmm_starmd.integrator import StarMDIntegrator
-from openmm_starmd.protein import Protein, describe_differences
+from openmm_starmd.protein.protein import Protein, describe_differences
 from openmm_starmd.quantities import as_array, in_unit, whole_number
-from openmm_starmd.uncopiable import Uncopiable
 
 if TYPE_CHECKING:
     import torch

@@ -12,9 +12,9 @@ import torch
 from openmm import app, unit
 
 import openmm_starmd.rollout
+from openmm_starmd.diffusion.samplers import SamplerSettings, kept_frames
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.rollout import Frame
-from openmm_starmd.sampling import SamplerSettings, kept_frames
 from openmm_starmd.simulation import StarMDSimulation
 
 

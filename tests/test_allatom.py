@@ -12,7 +12,7 @@ from openmm_starmd.atoms.allatom import AllAtomModel
 from openmm_starmd.atoms.building import righted
 from openmm_starmd.atoms.turning import set_torsions
 from openmm_starmd.geometry.torsions import dihedral
-from openmm_starmd.protein import Protein
+from openmm_starmd.protein.protein import Protein
 
 from .proteins import VILLIN
 

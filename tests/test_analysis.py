@@ -12,7 +12,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from openmm_starmd import analysis
-from openmm_starmd.analysis import flexibility, network_models, picture, validity
+from openmm_starmd.analysis import flexibility, network_models, validity
+from openmm_starmd.evaluation import picture
 
 
 def helix(residues: int = 20) -> np.ndarray:
@@ -175,7 +176,7 @@ def test_picture(tmp_path):
 def test_analysis_needs_neither_torch_nor_openmm_nor_matplotlib():
     code = (
         "import sys, openmm_starmd.analysis.validity, openmm_starmd.analysis.flexibility, "
-        "openmm_starmd.analysis.network_models, openmm_starmd.analysis.picture\n"
+        "openmm_starmd.analysis.network_models, openmm_starmd.evaluation.picture\n"
         "print([m for m in ('torch', 'matplotlib', 'lightning') if m in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

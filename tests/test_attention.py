@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from openmm_starmd.model import kernels
-from openmm_starmd.model.attention import KVCache, RotaryAngles, SpaceTimeAttention
+from openmm_starmd.model import attention as kernels
+from openmm_starmd.model.attention import KVCache, RotaryAngles, SpaceTimeAttention, attend, flex_attend
 from openmm_starmd.model.config import ModelConfig, preset
-from openmm_starmd.model.kernels import attend, flex_attend
 from openmm_starmd.model.masks import block_causal_mask
 from openmm_starmd.model.network import Network
 

@@ -17,17 +17,17 @@ from openmm import app
 from typer.testing import CliRunner
 
 from openmm_starmd.analysis.stereochemistry import stereochemistry
-from openmm_starmd.atoms.backmap import PUCKER
 from openmm_starmd.atoms.ca_trace import backbone_from_trace
-from openmm_starmd.atoms.files import backmap_trajectory
 from openmm_starmd.atoms.frame_writer import FrameWriter
+from openmm_starmd.atoms.trajectories import backmap_trajectory
 from openmm_starmd.atoms.turning import set_torsions
 from openmm_starmd.cli import app as command
 from openmm_starmd.geometry.ideal import ATOM_MASK, ATOM_NAMES, CHI_MASK, ideal_atoms
 from openmm_starmd.geometry.residues import AMINO_ACIDS, CHI_ATOMS
 from openmm_starmd.geometry.torsions import dihedral
 from openmm_starmd.model.weights import DEFAULT_WEIGHTS, bundled_weights
-from openmm_starmd.protein import Protein
+from openmm_starmd.protein.backmap import PUCKER
+from openmm_starmd.protein.protein import Protein
 
 from .proteins import VILLIN
 
@@ -310,7 +310,7 @@ def folder(tmp_path_factory, villin, villin_pdb):
 
 @pytest.mark.parametrize("ending", ["xtc", "dcd", "trr", "nc", "h5", "pdb"])
 def test_file_keeps_what_frames_have(folder, villin_pdb, tmp_path, ending, monkeypatch):
-    monkeypatch.setattr("openmm_starmd.atoms.files._CHUNK", 900)  # three frames at a time
+    monkeypatch.setattr("openmm_starmd.atoms.trajectories._CHUNK", 900)  # three frames at a time
     output = tmp_path / f"out.{ending}"
     report = backmap_trajectory(folder / "heavy.xtc", output, villin_pdb)
     assert report.source == "heavy" and len(report.frames) == 7

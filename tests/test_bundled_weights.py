@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from openmm_starmd.data.identity import LIMIT, identity
 from openmm_starmd.model.weights import BUNDLED, DEFAULT_WEIGHTS, bundled_weights, load_weights
-from openmm_starmd.tools.weights_checks import verify
+from openmm_starmd.release.checks import verify
+from openmm_starmd.release.identity import LIMIT, identity
 
 pytest.importorskip("Bio.Align", reason="needs biopython, of the extra `train`")
 

@@ -10,10 +10,10 @@ import torch
 from openmm import app, unit
 
 from openmm_starmd.checkpoint import MAGIC, unpack
+from openmm_starmd.diffusion.samplers import kept_frames
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import Weights
-from openmm_starmd.sampling import kept_frames
 
 from .fakes import (
     Memory,

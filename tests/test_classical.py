@@ -9,13 +9,13 @@ from openmm import app, unit
 
 from openmm_starmd import StarMDSimulation
 from openmm_starmd.atoms.allatom import AllAtomModel
-from openmm_starmd.atoms.settling import settle
+from openmm_starmd.atoms.relaxing import settle
+from openmm_starmd.classical.model import ClassicalModel
+from openmm_starmd.classical.settings import ClassicalSettings, inner_steps
+from openmm_starmd.classical.solvent import OVERLAP, implicit_system, make_way, movable_molecules
 from openmm_starmd.errors import StarMDWarning
-from openmm_starmd.hybrid.classical import ClassicalModel
-from openmm_starmd.hybrid.fitting import fitted
-from openmm_starmd.hybrid.settings import ClassicalSettings, inner_steps
-from openmm_starmd.hybrid.solvation import OVERLAP, implicit_system, make_way, movable_molecules
-from openmm_starmd.protein import Protein
+from openmm_starmd.geometry.superposition import fitted
+from openmm_starmd.protein.protein import Protein
 
 from .fakes import (
     Memory,

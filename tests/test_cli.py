@@ -18,11 +18,11 @@ from typer.testing import CliRunner
 
 from openmm_starmd import running
 from openmm_starmd.cli import app
+from openmm_starmd.files.cutting import truncate
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import BUNDLED, DEFAULT_WEIGHTS, save_weights
-from openmm_starmd.run_config import Settings
-from openmm_starmd.trajectory_files import truncate
+from openmm_starmd.running import Settings
 from tests.proteins import VILLIN
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -9,9 +9,8 @@ import torch
 from scipy.stats import kstest
 
 from openmm_starmd.diffusion import igso3
-from openmm_starmd.diffusion.multistep import Multistep
 from openmm_starmd.diffusion.process import forward_noise, score_rotation, score_translation
-from openmm_starmd.diffusion.samplers import EulerMaruyama, Posterior, prior
+from openmm_starmd.diffusion.samplers import EulerMaruyama, Multistep, Posterior, prior
 from openmm_starmd.diffusion.schedule import Schedule
 from openmm_starmd.geometry.rigid import Rigids
 from openmm_starmd.geometry.so3 import angle_of, exp_map, log_map, rotation_from_gaussian

@@ -25,9 +25,9 @@ pytest.importorskip("lightning", reason="training needs the extra `train`")
 
 from openmm_starmd.training.average import Average, full_state  # noqa: E402
 from openmm_starmd.training.loader import Shares  # noqa: E402
-from openmm_starmd.training.machines import Machines  # noqa: E402
 from openmm_starmd.training.module import StarMDModule  # noqa: E402
 from openmm_starmd.training.objective import objective, objective_sums, weighted  # noqa: E402
+from openmm_starmd.training.parallelism import Machines  # noqa: E402
 from openmm_starmd.training.recipe import released_config, train  # noqa: E402
 from openmm_starmd.training.settings import OptimizerSettings, Recipe  # noqa: E402
 

@@ -12,9 +12,10 @@ import openmm.app
 import pytest
 from scipy.spatial.transform import Rotation
 
-from openmm_starmd.analysis import coverage, dynamics, flexibility, floors, matching, runs, stereochemistry
-from openmm_starmd.analysis.evaluate import evaluate
-from openmm_starmd.analysis.yardstick import Settings
+from openmm_starmd.analysis import coverage, dynamics, flexibility, matching, stereochemistry
+from openmm_starmd.evaluation import floors, runs
+from openmm_starmd.evaluation.evaluate import evaluate
+from openmm_starmd.evaluation.metrics import Settings
 
 VILLIN = os.path.join(os.path.dirname(openmm.app.__file__), "data", "test.pdb")
 N = 35  # its residues

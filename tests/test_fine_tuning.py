@@ -20,9 +20,11 @@ pytest.importorskip("lightning", reason="training needs the extra `train`")
 
 from openmm_starmd.cli import app  # noqa: E402
 from openmm_starmd.training.objective import noise_batch, training_pass  # noqa: E402
-from openmm_starmd.training.objective_settings import ObjectiveSettings  # noqa: E402
-from openmm_starmd.training.settings import read_recipe  # noqa: E402
-from openmm_starmd.training.starting import SIZES, take_over  # noqa: E402
+from openmm_starmd.training.recipe import SIZES, take_over  # noqa: E402
+from openmm_starmd.training.settings import (
+    ObjectiveSettings,  # noqa: E402
+    read_recipe,  # noqa: E402
+)
 
 OLD = replace(preset("mini"), **NARROW, reference_torsions=False, steps=7, name="old")
 

@@ -6,8 +6,8 @@ import mdtraj
 import numpy as np
 import pytest
 
-from openmm_starmd.data.generate import Protocol, make_replica
-from openmm_starmd.data.many import make_data
+from openmm_starmd.classical.many import make_data
+from openmm_starmd.classical.replicas import Protocol, make_replica
 from tests.proteins import VILLIN
 
 QUICK = Protocol(equilibration=0.04, minimization=20, interval=0.02)

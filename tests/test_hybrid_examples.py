@@ -15,7 +15,7 @@ from openmm import app, unit
 
 from openmm_starmd.atoms.allatom import AllAtomModel
 from openmm_starmd.model.weights import BUNDLED, DEFAULT_WEIGHTS
-from openmm_starmd.protein import Protein
+from openmm_starmd.protein.protein import Protein
 
 from .proteins import VILLIN
 

@@ -24,10 +24,10 @@ pytest.importorskip("lightning", reason="training needs the extra `train`")
 
 from openmm_starmd.data.folders import open_data  # noqa: E402
 from openmm_starmd.data.windows import WindowSettings  # noqa: E402
-from openmm_starmd.training import keeper  # noqa: E402
+from openmm_starmd.files.writing import alone  # noqa: E402
+from openmm_starmd.training import checkpoints as keeper  # noqa: E402
 from openmm_starmd.training.recipe import train  # noqa: E402
 from openmm_starmd.training.settings import OptimizerSettings, Recipe  # noqa: E402
-from openmm_starmd.whole_files import alone  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
@@ -173,7 +173,7 @@ def test_two_processes_cannot_train_into_one_folder(tree, tmp_path, recipe):
         [
             "import sys, time",
             "from pathlib import Path",
-            "from openmm_starmd.whole_files import alone",
+            "from openmm_starmd.files.writing import alone",
             "with alone(Path(sys.argv[1]), 'training into'):",
             "    print('held', flush=True)",
             "    time.sleep(600)",

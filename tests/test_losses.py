@@ -18,7 +18,7 @@ from openmm_starmd.geometry.so3 import exp_map
 from openmm_starmd.model.network import Network
 from openmm_starmd.training import losses
 from openmm_starmd.training.objective import loss_terms, noise_batch, training_pass
-from openmm_starmd.training.objective_settings import ObjectiveSettings
+from openmm_starmd.training.settings import ObjectiveSettings
 
 from .proteins import random_rotation, toy_batch, villin_backbone, villin_features, wobbling_frames
 from .test_network import narrow

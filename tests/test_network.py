@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from openmm_starmd.data.batches import Batch
+from openmm_starmd.data.windows import Batch
 from openmm_starmd.geometry.rigid import Rigids
 from openmm_starmd.model.attention import KVCache
 from openmm_starmd.model.config import ModelConfig, preset
@@ -13,7 +13,7 @@ from openmm_starmd.model.frames import Frames
 from openmm_starmd.model.masks import block_causal_mask
 from openmm_starmd.model.network import Network
 from openmm_starmd.training.objective import NoisedBatch, noise_batch, objective, training_pass
-from openmm_starmd.training.objective_settings import ObjectiveSettings, recipe_objective
+from openmm_starmd.training.settings import ObjectiveSettings, recipe_objective
 
 from .proteins import random_rotation, toy_batch, villin_features
 

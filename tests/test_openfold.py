@@ -16,10 +16,10 @@ from openmm_starmd.model.config import ModelConfig, preset
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.openfold import OpenFoldFeatures, load_openfold_features
 from openmm_starmd.model.weights import Weights, load_weights
-from openmm_starmd.protein import Protein
+from openmm_starmd.protein.protein import Protein
 from openmm_starmd.rollout import Rollout, make_rollout
 from openmm_starmd.training.objective import objective
-from openmm_starmd.training.objective_settings import recipe_objective
+from openmm_starmd.training.settings import recipe_objective
 
 from .proteins import VILLIN, toy_batch, villin_backbone, villin_features
 from .test_network import NARROW, awake

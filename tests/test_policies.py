@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from openmm import app, unit
 
-import openmm_starmd.hybrid.policies
-from openmm_starmd.hybrid.policies import PolicyError, alternate
-from openmm_starmd.reporters import hand_over
+import openmm_starmd.hybrid.alternation
+from openmm_starmd.hybrid.alternation import PolicyError, alternate
+from openmm_starmd.hybrid.reporters import hand_over
 from openmm_starmd.verdicts.report import Finding
 
 from .fakes import Memory, fake_rollout, helix, make_simulation, positions_of  # noqa: F401
@@ -29,7 +29,7 @@ def simulate(atoms="backbone", **options):
 @pytest.fixture
 def judged(monkeypatch):
     """Verdicts come from a script: statuses in turn, then "pass"; the real one is asked for its form."""
-    real, script, asked = openmm_starmd.hybrid.policies.validate, [], []
+    real, script, asked = openmm_starmd.hybrid.alternation.validate, [], []
 
     def validate(simulation, duration, **options):
         asked.append(simulation.currentStep)
@@ -45,7 +45,7 @@ def judged(monkeypatch):
             kept.append(real(simulation, 0.0, minimize=1, **CLASSICAL))
         return replace(kept[0], step=simulation.currentStep)
 
-    monkeypatch.setattr(openmm_starmd.hybrid.policies, "validate", validate)
+    monkeypatch.setattr(openmm_starmd.hybrid.alternation, "validate", validate)
     validate.script, validate.asked = script, asked
     return validate
 
@@ -154,8 +154,8 @@ def test_a_killed_run_goes_on_to_the_same_frames(fake_rollout, judged, tmp_path,
                 raise Killed
             return original(*args, **options)
 
-        original = openmm_starmd.hybrid.policies.validate
-        monkeypatch.setattr(openmm_starmd.hybrid.policies, "validate", on)
+        original = openmm_starmd.hybrid.alternation.validate
+        monkeypatch.setattr(openmm_starmd.hybrid.alternation, "validate", on)
 
     def in_a_report(simulation, patch):
         class Bomb(Memory):
@@ -185,7 +185,7 @@ def test_a_killed_run_goes_on_to_the_same_frames(fake_rollout, judged, tmp_path,
     script = ["pass", "broken", "stop"] if place == "in a verdict" else ["pass", "broken"]
     with pytest.raises(Killed):
         call(folder, script, breaks[place])
-    monkeypatch.setattr(openmm_starmd.hybrid.policies, "validate", judged)
+    monkeypatch.setattr(openmm_starmd.hybrid.alternation, "validate", judged)
     judged.script[:] = []
     again = call(folder, [])
     assert again.currentStep == whole.currentStep == 12

@@ -16,7 +16,7 @@ from openmm.app import element
 
 from openmm_starmd.geometry.residues import AMINO_ACIDS, HEAVY_ATOMS, SIDE_CHAIN_BONDS, atoms_moved_by_chi
 from openmm_starmd.geometry.torsions import dihedral, rotate_about
-from openmm_starmd.protein import Protein, describe_differences
+from openmm_starmd.protein.protein import Protein, describe_differences
 
 VILLIN = os.path.join(os.path.dirname(app.__file__), "data", "test.pdb")
 DATA = Path(__file__).parents[2] / "shared" / "data"

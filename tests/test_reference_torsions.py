@@ -10,12 +10,12 @@ import torch
 
 from openmm_starmd.data.trajectories import load_protein
 from openmm_starmd.data.windows import WindowDataset, WindowSettings
+from openmm_starmd.diffusion.samplers import SamplerSettings
 from openmm_starmd.model.conditioner import Conditioner
 from openmm_starmd.model.config import preset
 from openmm_starmd.model.features import torsion_features
-from openmm_starmd.protein import Protein
+from openmm_starmd.protein.protein import Protein
 from openmm_starmd.rollout import features_of
-from openmm_starmd.sampling import SamplerSettings
 
 from .proteins import VILLIN, villin_features
 from .test_network import NARROW

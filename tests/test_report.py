@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from openmm_starmd.analysis import commands, report, runs
-from openmm_starmd.analysis.evaluate import Evaluation, evaluate
+from openmm_starmd.cli import evaluate as commands
+from openmm_starmd.evaluation import report, runs
+from openmm_starmd.evaluation.evaluate import Evaluation, evaluate
 from tests.test_evaluation import moving, villin
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from openmm_starmd.analysis.stereochemistry import rotamer_outliers
+from openmm_starmd.geometry.heavy_atoms import keep_to_wells, staggered
 from openmm_starmd.geometry.residues import AMINO_ACIDS
-from openmm_starmd.geometry.rotamers import keep_to_wells, staggered
 
 
 def types(*names: str) -> torch.Tensor:

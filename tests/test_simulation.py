@@ -13,10 +13,10 @@ import openmm as mm
 import pytest
 from openmm import app, unit
 
+from openmm_starmd.diffusion.samplers import SamplerSettings
 from openmm_starmd.errors import StarMDWarning
 from openmm_starmd.integrator import StarMDIntegrator
 from openmm_starmd.model.weights import DEFAULT_WEIGHTS
-from openmm_starmd.sampling import SamplerSettings
 from openmm_starmd.simulation import StarMDSimulation
 
 from .fakes import (

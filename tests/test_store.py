@@ -21,7 +21,7 @@ from openmm_starmd.data.trajectories import load_protein
 from openmm_starmd.data.windows import WindowDataset, WindowSettings, window_frames
 from openmm_starmd.geometry.rigid import rigids_from_backbone
 from openmm_starmd.geometry.so3 import angle_of
-from openmm_starmd.protein import Protein
+from openmm_starmd.protein.protein import Protein
 
 from .trajectories import fragment, wobble, write_chain
 

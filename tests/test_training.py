@@ -11,16 +11,15 @@ import torch
 from typer.testing import CliRunner
 
 from openmm_starmd.analysis.flexibility import rmsf
-from openmm_starmd.data.batches import Batch
 from openmm_starmd.data.trajectories import load_protein
-from openmm_starmd.data.windows import WindowDataset, WindowSettings, chained, window_frames
+from openmm_starmd.data.windows import Batch, WindowDataset, WindowSettings, chained, window_frames
+from openmm_starmd.diffusion.samplers import SamplerSettings, kept_frames
 from openmm_starmd.geometry.rigid import backbone_from_rigids, rigids_from_backbone, superposition
 from openmm_starmd.model.config import preset
 from openmm_starmd.model.frames import initial_estimate
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import load_weights, save_weights
 from openmm_starmd.rollout import Rollout
-from openmm_starmd.sampling import SamplerSettings, kept_frames
 
 from .proteins import VILLIN
 from .test_network import NARROW
@@ -29,10 +28,10 @@ lightning = pytest.importorskip("lightning", reason="training needs the extra `t
 
 from openmm_starmd.cli import app  # noqa: E402
 from openmm_starmd.training.average import Average  # noqa: E402
-from openmm_starmd.training.machines import Machines  # noqa: E402
+from openmm_starmd.training.checkpoints import RunLog  # noqa: E402
 from openmm_starmd.training.module import learning_rate_factor  # noqa: E402
 from openmm_starmd.training.objective import noise_batch, objective  # noqa: E402
-from openmm_starmd.training.objective_settings import recipe_objective  # noqa: E402
+from openmm_starmd.training.parallelism import Machines  # noqa: E402
 from openmm_starmd.training.recipe import (  # noqa: E402
     Recipe,
     load_proteins,
@@ -42,13 +41,13 @@ from openmm_starmd.training.recipe import (  # noqa: E402
     validation_proteins,
 )
 from openmm_starmd.training.rollouts import roll_out, trials  # noqa: E402
-from openmm_starmd.training.runlog import RunLog  # noqa: E402
 from openmm_starmd.training.settings import (  # noqa: E402
     OptimizerSettings,
     ValidationSettings,
     differences,
     read_recipe,
     recipe_from_dict,
+    recipe_objective,  # noqa: E402
 )
 
 
@@ -453,7 +452,7 @@ def test_command_trains_from_a_file_of_settings(tree, tmp_path):
 
 
 def test_tensorboard_is_asked_for_by_name(tree, tmp_path, monkeypatch):
-    monkeypatch.setattr("openmm_starmd.training.machines.TensorBoardLogger", _missing)
+    monkeypatch.setattr("openmm_starmd.training.parallelism.TensorBoardLogger", _missing)
     with pytest.raises(ImportError, match="pip install tensorboard"):
         train(load_proteins([tree]), tmp_path / "run", narrow_recipe(1), machines=Machines("cpu", logger="tensorboard"))
     assert not (tmp_path / "run").exists()

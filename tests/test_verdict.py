@@ -17,11 +17,10 @@ from openmm import app, unit
 from openmm_starmd.analysis.defects import Inspector
 from openmm_starmd.geometry.ideal import ATOM_NAMES, ideal_atoms
 from openmm_starmd.geometry.torsions import dihedral, rotate_about
-from openmm_starmd.protein import Protein
-from openmm_starmd.reporters import VerdictReporter
-from openmm_starmd.verdicts.limits import LIMITS, advise
+from openmm_starmd.hybrid.reporters import VerdictReporter
+from openmm_starmd.protein.protein import Protein
+from openmm_starmd.verdicts.limits import LIMITS, TRAINING_MD, Spread, advise
 from openmm_starmd.verdicts.report import Finding, Geometry, Verdict
-from openmm_starmd.verdicts.spread import TRAINING_MD, Spread
 from openmm_starmd.verdicts.verdict import frame_at, judge, own_spread, present_frame, validate
 
 from .fakes import fake_rollout, fake_weights, helix, make_simulation, positions_of  # noqa: F401
@@ -55,8 +54,8 @@ def inspector(protein, start):
 
 @pytest.fixture(scope="module")
 def model(protein):
-    from openmm_starmd.hybrid.classical import ClassicalModel
-    from openmm_starmd.hybrid.settings import ClassicalSettings
+    from openmm_starmd.classical.model import ClassicalModel
+    from openmm_starmd.classical.settings import ClassicalSettings
 
     return ClassicalModel(protein, ClassicalSettings(platform="Reference"))
 

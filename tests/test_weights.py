@@ -19,8 +19,8 @@ from openmm_starmd.model import hub
 from openmm_starmd.model.config import preset
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import BUNDLED, DEFAULT_WEIGHTS, find_weights, load_weights, save_weights
-from openmm_starmd.tools.weights_checks import inspect, verify
-from openmm_starmd.tools.weights_conversion import convert
+from openmm_starmd.release.checks import inspect, verify
+from openmm_starmd.release.conversion import convert
 
 SMALL = {"c_s": 16, "c_z": 8, "blocks": 1, "conditioner_layers": 1, "conditioner_s": 16, "conditioner_z": 8}
 SMALL |= {"attention_hidden": 16, "attention_heads": 2, "ipa_heads": 1, "steps": 2, "max_length": 36}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from openmm import app, unit
 
-from openmm_starmd.atoms.backmap import BackMap
 from openmm_starmd.atoms.building import check_templates, hydrogenated, righted, with_termini
 from openmm_starmd.geometry.torsions import axes_of, frame_axes
-from openmm_starmd.intake import box_vectors, checked_positions
-from openmm_starmd.periodic import make_whole
-from openmm_starmd.protein import Protein
-from openmm_starmd.selection import PEPTIDE_BOND, Selected, label, select_protein
+from openmm_starmd.protein.backmap import BackMap
+from openmm_starmd.protein.checks import box_vectors, checked_positions
+from openmm_starmd.protein.periodic import make_whole
+from openmm_starmd.protein.protein import Protein
+from openmm_starmd.protein.selection import PEPTIDE_BOND, Selected, label, select_protein
 
 
 class AllAtomModel:

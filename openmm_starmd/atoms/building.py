@@ -10,9 +10,9 @@ import numpy as np
 from openmm import Platform, app, unit
 from openmm.app import element
 
-from openmm_starmd.atoms.backmap import BackMap
 from openmm_starmd.geometry.torsions import rotate_about
-from openmm_starmd.protein import Protein
+from openmm_starmd.protein.backmap import BackMap
+from openmm_starmd.protein.protein import Protein
 
 _HALF_TETRAHEDRAL = np.deg2rad(54.75)
 _LEANING = 0.5  # cosine of the angle by which a hydrogen may lie off where it belongs

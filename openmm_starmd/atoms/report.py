@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from openmm_starmd.whole_files import write_text
+from openmm_starmd.files.writing import write_text
 
 
 @dataclass(frozen=True)

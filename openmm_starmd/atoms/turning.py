@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from openmm_starmd.protein import Protein
+from openmm_starmd.protein.protein import Protein
 
 
 def set_torsions(
@@ -13,7 +13,7 @@ def set_torsions(
     """Positions of a frame whose torsions are set, as one turns bonds in a molecular editor.
 
     φ, ψ and ω turn everything behind their bond, up to the end of the chain or a break in it; χ turns the side chain.
-    All bond lengths and angles stay, but for the ring of proline (see :class:`openmm_starmd.atoms.backmap.BackMap`).
+    All bond lengths and angles stay, but for the ring of proline (see :class:`openmm_starmd.protein.backmap.BackMap`).
     :meth:`Protein.frame_positions` is the other question: there the rigids are given, and φ, ψ and ω with them.
 
     Parameters

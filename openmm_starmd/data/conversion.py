@@ -18,8 +18,7 @@ import mdtraj
 from openmm_starmd.data.atlas import BARE_TOPOLOGIES, File, Source
 from openmm_starmd.data.description import Description, describe
 from openmm_starmd.data.reading import read_frames
-from openmm_starmd.data.store import folder_name
-from openmm_starmd.data.store_writer import ReplicaWriter, write_protein
+from openmm_starmd.data.store import ReplicaWriter, folder_name, write_protein
 
 _FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 

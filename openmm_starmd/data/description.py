@@ -8,13 +8,13 @@ import mdtraj
 import numpy as np
 import torch
 
-from openmm_starmd.data.view import View
 from openmm_starmd.geometry.residues import CHI_ATOMS, THREE_TO_ONE
 from openmm_starmd.geometry.rigid import rigids_from_backbone
 from openmm_starmd.model.features import Features, torsion_features
-from openmm_starmd.numbering import check_backbone, number_residues, split_chains
-from openmm_starmd.periodic import NARROWEST_BOX, make_whole
-from openmm_starmd.selection import PEPTIDE_BOND, Selected, label, select_protein
+from openmm_starmd.protein.chains import check_backbone, number_residues, split_chains
+from openmm_starmd.protein.periodic import NARROWEST_BOX, make_whole
+from openmm_starmd.protein.residues import View
+from openmm_starmd.protein.selection import PEPTIDE_BOND, Selected, label, select_protein
 
 # χ angles that a rotation by 180° maps onto a chemically identical side chain, by (residue, index of χ from 0)
 SYMMETRIC_CHI = {("ASP", 1), ("PHE", 1), ("TYR", 1), ("GLU", 2)}

@@ -31,7 +31,7 @@ from openmm_starmd.data.resume import (
     sweep,
 )
 from openmm_starmd.data.store import PROTEIN_FILE, REPLICA_FILE
-from openmm_starmd.whole_files import alone
+from openmm_starmd.files.writing import lock
 
 
 @dataclass
@@ -119,7 +119,7 @@ def prepare(
 
     forget()
     open_for_writing(store, settings)
-    with alone(store, "writing to"):
+    with lock(store, "writing to"):
         sweep(store)
         table = RejectionTable(store, {source.name for source in sources})
         jobs: list[tuple[Source, list[int]]] = []

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from openmm_starmd.data.atlas import Source
 from openmm_starmd.data.conversion import Settings
-from openmm_starmd.data.store import FORMAT, PROTEIN_FILE, REPLICA_FILE, STORE_FILE, folder_name, read_json
-from openmm_starmd.data.store_writer import write_json
+from openmm_starmd.data.store import FORMAT, PROTEIN_FILE, REPLICA_FILE, STORE_FILE, folder_name, read_json, write_json
 
 REJECTED_FILE = "rejected.csv"
 

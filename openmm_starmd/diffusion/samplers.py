@@ -10,12 +10,13 @@ A rollout denoises a frame with K calls of the network and K − 1 steps, and re
             x = sampler.step(x, x_0, grid[k], grid[k + 1], noise[k], previous)
             previous = (x_0, grid[k])
 
-The paper's Euler-Maruyama and DDPM's posterior are here; :mod:`openmm_starmd.diffusion.multistep` has the third.
+The paper's Euler-Maruyama and DDPM's posterior are here; :mod:`openmm_starmd.diffusion.samplers` has the third.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -210,3 +211,139 @@ def _check(steps: int, tau_end: float) -> None:
         raise ValueError(f"a frame needs at least one denoising step, got {steps}")
     if not 0 < tau_end < 1:
         raise ValueError(f"tau_end must lie between 0 and 1, got {tau_end}")
+
+
+@dataclass(frozen=True)
+class Multistep:
+    """DPM-Solver++(2M) on translations and, in the same form, on rotation vectors relative to R̂_0.
+
+    Attributes
+    ----------
+    schedule : Schedule
+    tau_end : float
+        Diffusion time of the last network call.
+    stochasticity : float
+        0 for the probability-flow ODE; 1 renews noise as the forward process's posterior does (the η of DDIM, Song et
+        al. 2021, arXiv 2010.02502, eq. 16). Some renewal forgets what the flat treatment of wide rotations gets wrong.
+    """
+
+    schedule: Schedule
+    tau_end: float = 0.001
+    stochasticity: float = 0.5
+
+    def timesteps(self, steps: int) -> Tensor:
+        """See :meth:`openmm_starmd.diffusion.samplers.Sampler.timesteps`."""
+        if steps < 1:
+            raise ValueError(f"a frame needs at least one denoising step, got {steps}")
+        return torch.linspace(0.0, 1.0, steps, dtype=torch.float64).mul(math.log(self.tau_end)).exp()
+
+    def step(
+        self,
+        rigids: Rigids,
+        predicted: Rigids,
+        tau: Tensor,
+        tau_next: Tensor,
+        noise: Tensor,
+        previous: tuple[Rigids, Tensor] | None = None,
+    ) -> Rigids:
+        """See :meth:`openmm_starmd.diffusion.samplers.Sampler.step`; first order where `previous` is None."""
+        schedule, x = self.schedule, rigids.translations
+        t, s = tau.double()[..., None, None], tau_next.double()[..., None, None]
+        # noise over signal, with the shrinking of the translations undone
+        ratio_t = schedule.sigma_translation(t) / schedule.alpha(t)
+        ratio_s = schedule.sigma_translation(s) / schedule.alpha(s)
+        # rotation vectors are as wide as they are, not σ: what a first step gets wrong here no later one puts right
+        turn_t, turn_s = (igso3.flat_width(schedule.sigma_rotation(x)) for x in (t, s))
+        if previous is not None:
+            older, tau_older = previous
+            o = tau_older.double()[..., None, None]
+            ratio_o = schedule.sigma_translation(o) / schedule.alpha(o)
+            reach = 0.5 * (ratio_t / ratio_s).log() / (ratio_o / ratio_t).log()
+            turn_o = igso3.flat_width(schedule.sigma_rotation(o))
+            turn_reach = 0.5 * (turn_t / turn_s).log() / (turn_o / turn_t).log()
+            change = log_map(older.rotations.transpose(-1, -2) @ predicted.rotations)
+            predicted = Rigids(
+                predicted.rotations @ exp_map(turn_reach.to(x) * change),
+                predicted.translations + reach.to(x) * (predicted.translations - older.translations),
+            )
+        kept, fresh = self._split(ratio_t, ratio_s)
+        shift = x / schedule.alpha(t).to(x) - predicted.translations
+        translations = predicted.translations + kept.to(x) * shift + fresh.to(x) * noise[..., :3]
+        kept, fresh = self._split(turn_t, turn_s)
+        vector = log_map(predicted.rotations.transpose(-1, -2) @ rigids.rotations)
+        turn = exp_map(kept.to(x) * vector + fresh.to(x) * noise[..., 3:])
+        return Rigids(predicted.rotations @ turn, schedule.alpha(s).to(x) * translations)
+
+    def _split(self, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+        """Factor on the noise that is kept, and width of the noise that is renewed."""
+        fresh = self.stochasticity * after * (1 - (after / before).square()).sqrt()
+        return (after.square() - fresh.square()).sqrt() / before, fresh
+
+
+SAMPLERS: dict[str, Callable[..., Sampler]] = {
+    "euler-maruyama": EulerMaruyama,
+    "posterior": Posterior,
+    "multistep": Multistep,
+}
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """How frames are drawn.
+
+    Attributes
+    ----------
+    sampler : str
+        ``"multistep"``, ``"posterior"`` or ``"euler-maruyama"``.
+    steps : int
+        Denoising steps (network calls) per frame.
+    tau_end : float
+        Diffusion time of the last network call.
+    context_tau : float
+        Upper end of the contextual noise's uniform diffusion time; 0 switches it off.
+    max_context : int
+        Most frames the history holds.
+    noise_scale : float
+        Factor on the noise that each denoising step adds (S_noise of Karras et al. 2022, arXiv 2206.00364, section 4):
+        a network trained to least squares predicts too little spread, and this gives it back.
+    """
+
+    sampler: str = "multistep"
+    steps: int = 20
+    tau_end: float = 0.0005
+    context_tau: float = 0.005
+    max_context: int = 7
+    noise_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; at least one denoising step is needed")
+        if self.max_context < 3:
+            raise ValueError(f"max_context is {self.max_context}; it must be at least 3")
+        if not 0 <= self.context_tau <= 1:
+            raise ValueError(f"context_tau is {self.context_tau}; it must lie in [0, 1]")
+        if not self.noise_scale > 0:
+            raise ValueError(f"noise_scale is {self.noise_scale}; it must be positive")
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler is {self.sampler!r}; choose one of {sorted(SAMPLERS)}")
+
+
+def kept_frames(count: int, max_context: int) -> list[int]:
+    """Numbers of the frames in memory when frame `count` is the newest.
+
+    Parameters
+    ----------
+    count : int
+        Number of the newest frame; the start is frame 0.
+    max_context : int
+        At least 3.
+
+    Returns
+    -------
+    list of int
+        0 first, then the newest contiguous ones; at most `max_context`.
+    """
+    room = max_context - 1
+    block = (room + 1) // 2
+    recent = count if count <= room else room - block + 1 + (count - room - 1) % block
+    return [0, *range(count - recent + 1, count + 1)]

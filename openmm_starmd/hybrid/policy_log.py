@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
-from openmm_starmd.whole_files import write_text
+from openmm_starmd.files.writing import write_text
 
 
 class Log:

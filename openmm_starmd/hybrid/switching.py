@@ -11,10 +11,10 @@ from openmm_starmd.errors import StarMDWarning
 from openmm_starmd.quantities import in_unit, whole_number
 
 if TYPE_CHECKING:
-    from openmm_starmd.hybrid.classical import ClassicalModel
-    from openmm_starmd.hybrid.segment import Segment
+    from openmm_starmd.classical.model import ClassicalModel
+    from openmm_starmd.classical.segment import Segment
     from openmm_starmd.integrator import StarMDIntegrator
-    from openmm_starmd.protein import Protein
+    from openmm_starmd.protein.protein import Protein
 
 
 class Hybrid(app.Simulation):
@@ -41,7 +41,7 @@ class Hybrid(app.Simulation):
         equilibrate : Quantity or float
             Dynamics after that, before the clock goes on; bare numbers in ps.
         **settings
-            Of :class:`~openmm_starmd.hybrid.settings.ClassicalSettings`: `forcefield`, `solvent`, `timestep`,
+            Of :class:`~openmm_starmd.classical.settings.ClassicalSettings`: `forcefield`, `solvent`, `timestep`,
             `integrator`, `platform` and others. A model is built at the first use of settings and kept. Without any,
             the model is the one of :meth:`fromSimulation`, or amber14 in OBC2 at the temperature of the weights.
 
@@ -66,8 +66,8 @@ class Hybrid(app.Simulation):
 
         What is random in a segment depends only on the seed and the number of the frame that it starts from.
         """
-        from openmm_starmd.hybrid.segment import Segment
-        from openmm_starmd.hybrid.settings import ClassicalSettings
+        from openmm_starmd.classical.segment import Segment
+        from openmm_starmd.classical.settings import ClassicalSettings
 
         made = self._classical_settings(settings)
         picoseconds = float(in_unit(equilibrate, unit.picosecond))
@@ -94,7 +94,7 @@ class Hybrid(app.Simulation):
         return self._model_of(self._classical_settings(settings))
 
     def _classical_settings(self, settings: dict[str, Any]) -> Any:
-        from openmm_starmd.hybrid.settings import ClassicalSettings
+        from openmm_starmd.classical.settings import ClassicalSettings
 
         if self._adopted is not None:
             if not settings:
@@ -107,7 +107,7 @@ class Hybrid(app.Simulation):
         return ClassicalSettings(**({"temperature": self.temperature} | settings))
 
     def _model_of(self, settings: Any) -> ClassicalModel:
-        from openmm_starmd.hybrid.classical import ClassicalModel
+        from openmm_starmd.classical.model import ClassicalModel
 
         if isinstance(settings, ClassicalModel):
             return settings
@@ -139,7 +139,7 @@ class Hybrid(app.Simulation):
             0 to convergence.
         reporter : openmm.MinimizationReporter, optional
         """
-        from openmm_starmd.hybrid.fitting import fitted
+        from openmm_starmd.geometry.superposition import fitted
 
         self.integrator.require_no_segment()
         frame, model = self.integrator.present(), self.classical_model()
@@ -190,7 +190,7 @@ class Hybrid(app.Simulation):
         StarMDWarning
             Once, listing what learned frames cannot honour: barostat, restraints, another temperature, ...
         """
-        from openmm_starmd.hybrid.adoption import adopt, not_honoured, positions_of
+        from openmm_starmd.classical.adoption import adopt, not_honoured, positions_of
 
         topology, positions = positions_of(simulation)
         made = cls(topology, positions, **options)
@@ -230,9 +230,9 @@ class Hybrid(app.Simulation):
         Parameters
         ----------
         **options
-            Of :func:`openmm_starmd.hybrid.policies.alternate`.
+            Of :func:`openmm_starmd.hybrid.alternation.alternate`.
         """
-        from openmm_starmd.hybrid.policies import alternate
+        from openmm_starmd.hybrid.alternation import alternate
 
         self.integrator.require_no_segment()
         return alternate(self, **options)

@@ -50,7 +50,7 @@ class ModelConfig:
     context_tau : float
         Upper end of the contextual noise's diffusion time at inference.
     noise_scale : float
-        Factor on the noise added by each denoising step; see :class:`openmm_starmd.sampling.SamplerSettings`.
+        Factor on the noise added by each denoising step; see :class:`openmm_starmd.diffusion.samplers.SamplerSettings`.
     max_context : int
         Frames the history may hold; one less than the windows trained on, whose last frame is the one drawn.
     displacement, displacement_exponent, displacement_max : float

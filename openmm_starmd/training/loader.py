@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from openmm_starmd.data.batches import Batch
-from openmm_starmd.data.windows import WindowDataset
+from openmm_starmd.data.windows import Batch, WindowDataset
 from openmm_starmd.training.extra import lightning
 
 

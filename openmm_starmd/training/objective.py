@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from openmm_starmd.data.batches import Batch
+from openmm_starmd.data.windows import Batch
 from openmm_starmd.diffusion import igso3
 from openmm_starmd.diffusion.process import forward_noise
 from openmm_starmd.geometry.rigid import Rigids
@@ -19,7 +19,7 @@ from openmm_starmd.model.masks import block_causal_mask
 from openmm_starmd.model.network import Network, Prediction
 from openmm_starmd.randomness import keyed_generator
 from openmm_starmd.training import losses
-from openmm_starmd.training.objective_settings import ObjectiveSettings
+from openmm_starmd.training.settings import ObjectiveSettings
 
 
 @dataclass(frozen=True)

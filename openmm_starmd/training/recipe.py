@@ -16,18 +16,16 @@ import torch
 from openmm_starmd.data.folders import open_data
 from openmm_starmd.data.trajectories import ProteinData
 from openmm_starmd.data.windows import WindowDataset
+from openmm_starmd.files.writing import lock, write_text
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import find_weights, save_weights
-from openmm_starmd.training.keeper import CHECKPOINT, Keeper
+from openmm_starmd.training.checkpoints import CHECKPOINT, Keeper, RunLog
 from openmm_starmd.training.loader import Data
-from openmm_starmd.training.machines import Machines, make_trainer
 from openmm_starmd.training.module import StarMDModule
+from openmm_starmd.training.parallelism import Machines, make_trainer
 from openmm_starmd.training.rollouts import validator
-from openmm_starmd.training.runlog import RunLog
 from openmm_starmd.training.settings import Recipe, differences, read_recipe, recipe_for
-from openmm_starmd.training.starting import take_over
-from openmm_starmd.whole_files import alone, write_text
 
 MOST_REPLICAS = 1000
 """Replica numbers of one protein lie below this."""
@@ -122,7 +120,7 @@ def train(
     resume : bool
         Go on from the checkpoint of `output`; begin if there is none.
     start_from : Network, optional
-        Weights to fine-tune; see :func:`openmm_starmd.training.starting.take_over`.
+        Weights to fine-tune; see :func:`openmm_starmd.training.recipe.take_over`.
     validation : sequence of ProteinData, optional
         Proteins, with the MD to compare with, that the averaged weights draw short rollouts of.
     machines : Machines, optional
@@ -173,7 +171,7 @@ def train(
     if writes:
         output.mkdir(parents=True, exist_ok=True)
     wait = "wait for it (or for its data loaders to end, if it was killed a moment ago)"
-    with alone(output, "training into", wait) if writes else nullcontext():
+    with lock(output, "training into", wait) if writes else nullcontext():
         module = StarMDModule(network, recipe)
         if machines.strategy == "fsdp":
             network.checkpoint_blocks = False
@@ -282,3 +280,45 @@ def _first_weights(folder: Path, network: Network, config: ModelConfig) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     save_weights(temporary, network, config)
     os.replace(temporary, folder)
+
+
+GAINED = ("conditioner.torsions.weight",)
+"""Weights that older ones may lack. They are zero at first, so that the network goes on from what it knew."""
+SIZES = (
+    *("anchored", "conditioner", "reference_torsions", "c_s", "c_z", "blocks", "conditioner_layers"),
+    *("conditioner_s", "conditioner_z", "ipa_heads", "ipa_hidden", "ipa_query_points", "ipa_value_points"),
+    *("attention_layers", "attention_heads", "attention_hidden", "mlp_ratio"),
+)
+"""Settings of the model that weights are made for."""
+
+
+def take_over(network: Network, weights: Network) -> None:
+    """Begin from trained weights.
+
+    A network with ``reference_torsions`` may begin from weights without: it gives what they give, until it is trained.
+
+    Parameters
+    ----------
+    network : Network
+        Fresh; changed in place.
+    weights : Network
+
+    Raises
+    ------
+    ValueError
+        If the weights were made for another model; names the settings that differ.
+    """
+    mine, theirs = asdict(network.config), asdict(weights.config)
+    gained = network.config.reference_torsions and not weights.config.reference_torsions
+    differing = [
+        f"model.{name} is {mine[name]!r} and theirs {theirs[name]!r}"
+        for name in SIZES
+        if mine[name] != theirs[name] and not (name == "reference_torsions" and gained)
+    ]
+    if differing:
+        raise ValueError(
+            f"the weights to begin from do not fit the recipe: {'; '.join(differing)}. Leave these settings as the "
+            "weights have them; only reference_torsions can be switched on"
+        )
+    state = network.state_dict()
+    network.load_state_dict({name: state[name] for name in GAINED if name in state} | weights.state_dict())

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from openmm_starmd.whole_files import write_text
+from openmm_starmd.files.writing import write_text
 
 STATUSES = ("pass", "strained", "broken")
 

@@ -14,15 +14,14 @@ import numpy as np
 import openmm as mm
 from openmm import unit
 
+from openmm_starmd.diffusion.samplers import kept_frames
 from openmm_starmd.quantities import in_unit
-from openmm_starmd.sampling import kept_frames
-from openmm_starmd.verdicts.bench import Bench, Drawn
-from openmm_starmd.verdicts.limits import LIMITS, Limits
+from openmm_starmd.verdicts.judging import Bench, Drawn
+from openmm_starmd.verdicts.limits import LIMITS, TRAINING_MD, Limits, Spread
 from openmm_starmd.verdicts.report import Verdict
-from openmm_starmd.verdicts.spread import TRAINING_MD, Spread
 
 if TYPE_CHECKING:
-    from openmm_starmd.hybrid.classical import ClassicalModel
+    from openmm_starmd.classical.model import ClassicalModel
     from openmm_starmd.simulation import StarMDSimulation
 
 _BENCHES: weakref.WeakKeyDictionary[Any, Bench] = weakref.WeakKeyDictionary()

@@ -1,0 +1,7 @@
+"""``python -m openmm_starmd.cli``."""
+
+import sys
+
+from openmm_starmd.cli.app import app
+
+sys.exit(app())

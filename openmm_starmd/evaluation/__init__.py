@@ -1,0 +1,1 @@
+"""Generated trajectories judged against MD: figures, tables, reports."""

@@ -1,0 +1,224 @@
+"""Every figure at once: runs beside a reference, with a ceiling (a second reference) and a floor in the same table."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openmm_starmd.analysis.matching import Match, plan
+from openmm_starmd.evaluation import floors
+from openmm_starmd.evaluation.metrics import NAN, Row, Settings, Yardstick
+from openmm_starmd.evaluation.runs import Run
+
+# key, heading, scale, digits; what the table shows
+COLUMNS = (
+    ("valid", "valid Cα %", 100, 1),
+    ("valid_atoms", "valid all atoms %", 100, 1),
+    ("jsd", "JSD", 1, 2),
+    ("recall", "recall", 1, 2),
+    ("precision", "precision", 1, 2),
+    ("f1", "F1", 1, 2),
+    ("rmsf_correlation", "RMSF r", 1, 2),
+    ("rmsf_amplitude", "RMSF amplitude", 1, 2),
+    ("lag_error", "RMSD-lag err.", 1, 2),
+    ("autocorrelation_error", "autocorr. err.", 1, 2),
+    ("tica", "tICA r", 1, 2),
+    ("vamp2_gap", "VAMP-2 gap", 1, 2),
+    ("timescale", "slowest (ps)", 1, 1),
+    ("transitions", "transitions", 1, 0),
+    ("contact_error", "contact err.", 1, 3),
+    ("rmsd_to_start", "RMSD to start (Å)", 10, 2),
+    ("rg", "Rg (Å)", 10, 2),
+    ("persistence", "SS persistence", 1, 2),
+)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The outcome.
+
+    Attributes
+    ----------
+    rows : list of Row
+        The reference first.
+    settings : Settings
+    match : Match
+    lags : dict of str to list of int
+        In frames: ``rmsd``, ``autocorrelation``, ``msm``, ``tica``.
+    residues : tuple of str
+    bonded : ndarray [N-1], bool
+    notes : list of str
+        What a reader must know beside the numbers.
+    """
+
+    rows: list[Row]
+    settings: Settings
+    match: Match
+    lags: dict[str, list[int]]
+    residues: tuple[str, ...]
+    bonded: NDArray[np.bool_]
+    notes: list[str]
+
+    def table(self) -> str:
+        """Markdown: one row per run, and the choices behind the figures under it."""
+        columns = [c for c in COLUMNS if any(np.isfinite(r.figures.get(c[0], NAN)) for r in self.rows)]
+        lines = [
+            "| run | kind | " + " | ".join(c[1] for c in columns) + " |",
+            "|---|---|" + "---|" * len(columns),
+        ]
+        for row in self.rows:
+            cells = [show(row.figures.get(key, NAN), scale, digits) for key, _, scale, digits in columns]
+            lines.append(f"| {row.label} | {row.kind} | {' | '.join(cells)} |")
+        return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Figures and small curves, ready for JSON (nan becomes null)."""
+        kept = ("rmsf", "lag", "autocorrelation", "timescales", "counts")
+        return {
+            "settings": asdict(self.settings),
+            "matched": {**asdict(self.match), "span": self.match.span},
+            "lags": self.lags,
+            "residues": "".join(self.residues),
+            "notes": self.notes,
+            "runs": [
+                {
+                    "label": row.label,
+                    "kind": row.kind,
+                    "figures": {k: _plain(v) for k, v in row.figures.items()},
+                    "curves": {k: _plain(v) for k, v in row.curves.items() if k in kept},
+                }
+                for row in self.rows
+            ],
+        }
+
+    def write_json(self, path: str | os.PathLike[str]) -> Path:
+        """Write :meth:`as_dict`; an older file is replaced in one move."""
+        path = Path(path)
+        temporary = path.with_name(f".partial-{path.name}")
+        temporary.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        os.replace(temporary, path)
+        return path
+
+
+def show(value: float, scale: float, digits: int) -> str:
+    """A figure as the tables have it; a dash for what is not known."""
+    return f"{scale * value:.{digits}f}" if np.isfinite(value) else "-"
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays as JSON has them."""
+    if isinstance(value, np.ndarray):
+        return [_plain(v) for v in value.tolist()]
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def evaluate(references: Sequence[Run], generated: Sequence[Run], settings: Settings | None = None) -> Evaluation:
+    """Compare runs with a reference.
+
+    Parameters
+    ----------
+    references : sequence of Run
+        The first is the reference; the others are held against it like any run, as the ceiling.
+    generated : sequence of Run
+    settings : Settings, optional
+
+    Returns
+    -------
+    Evaluation
+        All runs are thinned to the coarsest stride and cut to the shortest span before they are compared; validity
+        alone is of all frames.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to compare, the residues differ, the strides cannot be matched, or the reference has fewer
+        than two valid frames.
+    """
+    settings = settings or Settings()
+    runs = [*references, *generated]
+    if not references or len(runs) < 2:
+        raise ValueError("an evaluation needs one reference and at least one other run")
+    for run in runs[1:]:
+        _same_residues(runs[0], run)
+    how = plan([len(run) for run in runs], [run.stride for run in runs], settings.frames)
+    matched = [run.thinned(step, how.frames) for run, step in zip(runs, how.steps, strict=True)]
+    reference = matched[0]
+    if reference.valid.sum() < 2 or not np.isfinite(reference.alphas).all():
+        raise ValueError(
+            f"the reference {reference.label} has {int(reference.valid.sum())} valid frames of {len(reference)}: check "
+            "that its molecules are whole (not wrapped in a periodic box) and its atoms in the topology's order"
+        )
+    lags = choose_lags(how.frames)
+    scale = Yardstick(reference, settings, lags)
+    kinds = ["reference"] + ["replica"] * (len(references) - 1) + ["generated"] * len(generated)
+    rows = [scale.measure(m, whole, kind) for m, whole, kind in zip(matched, runs, kinds, strict=True)]
+    extra = [reference.frozen(how.frames)]
+    if settings.networks and how.frames > 2:
+        extra += floors.network_runs(reference, settings.seed)
+    rows += [scale.measure(run, run, "floor") for run in extra]
+    notes = _notes(runs, how, settings, scale, lags)
+    return Evaluation(rows, settings, how, lags, reference.residues, reference.bonded, notes)
+
+
+def choose_lags(frames: int) -> dict[str, list[int]]:
+    """Lags in frames for so many frames: up to half the span, a quarter for autocorrelation, a tenth for kinetics."""
+
+    def spread(top: int, count: int) -> list[int]:
+        return [int(x) for x in np.unique(np.geomspace(1, max(1, top), count).round().astype(int))]
+
+    return {
+        "rmsd": spread(frames // 2, 16),
+        "autocorrelation": [int(x) for x in np.unique(np.linspace(0, max(1, frames // 4), 64).round().astype(int))],
+        "msm": spread(frames // 10, 6),
+        "tica": [max(1, frames // 20)],
+    }
+
+
+def _same_residues(first: Run, other: Run) -> None:
+    """Raise unless two runs are of one protein."""
+    if len(first.residues) != len(other.residues):
+        raise ValueError(
+            f"{first.label} has {len(first.residues)} residues and {other.label} {len(other.residues)}: cut both to "
+            "the residues they share"
+        )
+    for i, (a, b) in enumerate(zip(first.residues, other.residues, strict=True)):
+        if a != b and "X" not in (a, b):
+            raise ValueError(
+                f"residue {i + 1} is {a} in {first.label} and {b} in {other.label}: they are not of one protein"
+            )
+
+
+def _notes(runs: list[Run], how: Match, settings: Settings, scale: Yardstick, lags: dict[str, list[int]]) -> list[str]:
+    """The choices behind the figures, in sentences."""
+    kind = "distance (square root of the divergence)" if settings.root else "divergence"
+    explained = scale.projection.explained
+    cut = [f"{r.label} {len(r)} x {r.stride:g} ps" for r in runs if len(r) != how.frames or r.stride != how.stride]
+    counted = int(scale.reference.valid.sum())
+    return [
+        f"matched: {how.frames} frames of {how.stride:g} ps, a span of {how.span:g} ps"
+        + (f"; thinned or cut: {', '.join(cut)}" if cut else ""),
+        "validity is of all frames of each run; Ramachandran and rotamer outliers by our own criteria, with the "
+        "paper's limits of 4.12 % and 7.05 % per frame; rotamers only where there are side chains",
+        f"JSD: Jensen-Shannon {kind}, base {settings.base:g}, {settings.bins} bins over the reference's range and one "
+        f"beyond each end in each of {min(settings.dimensions, len(explained))} principal components of the reference "
+        f"({100 * explained[: settings.dimensions].sum():.0f} % of its variance), valid frames only "
+        f"({counted} of {len(scale.reference)} of the reference); recall, precision and F1 on occupied bins",
+        f"RMSD-lag err.: mean difference relative to the reference over {len(lags['rmsd'])} lags up to "
+        f"{lags['rmsd'][-1] * how.stride:g} ps; autocorr. err.: mean difference over lags up to "
+        f"{lags['autocorrelation'][-1] * how.stride:g} ps in {min(settings.components, len(explained))} components",
+        f"tICA (Pearson r over residues of the slowest mode's size) and VAMP-2 at a lag of "
+        f"{lags['tica'][0] * how.stride:g} ps; slowest implied timescale and transitions between "
+        f"{len(scale.states.centers)} k-means states of the reference in 2 components, at a lag of "
+        f"{lags['msm'][len(lags['msm']) // 2] * how.stride:g} and {how.stride:g} ps",
+    ]

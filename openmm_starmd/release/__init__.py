@@ -1,0 +1,1 @@
+"""Weights before they are handed on: checked, converted, described."""

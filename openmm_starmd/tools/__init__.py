@@ -1,1 +1,0 @@
-"""Looking at weights, checking and converting them."""
