@@ -25,8 +25,8 @@ from openmm_starmd.protein.protein import Protein
 
 from .trajectories import fragment, wobble, write_chain
 
-GENUINE = Path(__file__).parents[2] / "shared" / "data" / "trajectories"
-NASTY = Path(__file__).parents[2] / "shared" / "data" / "nasty"
+GENUINE = Path(__file__).parents[3] / "shared" / "data" / "trajectories"
+NASTY = Path(__file__).parents[3] / "shared" / "data" / "nasty"
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from openmm_starmd.protein.protein import Protein
 
 from .proteins import VILLIN
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="no ../shared/data")
 # many disulfides, several prolines, a helix bundle with Trp
 STRUCTURES = ("cobrotoxin_A", "1a8o_A", "6okd_A", "2op7_A")
@@ -401,7 +401,7 @@ def test_command(folder, tmp_path):
 @pytest.mark.skipif(DEFAULT_WEIGHTS not in bundled_weights(), reason="no bundled weights")
 def test_example(tmp_path):
     """examples/refine.py as a user runs it, on few frames with few iterations."""
-    script = Path(__file__).parents[1] / "examples" / "refine.py"
+    script = Path(__file__).parents[2] / "examples" / "refine.py"
     few = {"FRAMES": "2", "ITERATIONS": "3", "OMP_NUM_THREADS": "1", "OPENMM_CPU_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(script)], cwd=tmp_path, env=os.environ | few, capture_output=True, text=True, timeout=600

@@ -19,7 +19,7 @@ from openmm_starmd.geometry.torsions import dihedral, rotate_about
 from openmm_starmd.protein.protein import Protein, describe_differences
 
 VILLIN = os.path.join(os.path.dirname(app.__file__), "data", "test.pdb")
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="the shared data is not here")
 
 # what each nasty file must come to: its one-letter sequence's length and chains, or the words of the ValueError

@@ -178,7 +178,7 @@ def test_convert_takes_the_checkpoint_of_a_real_run(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     name = "1t2y_A"
-    (data / name).symlink_to(Path(__file__).parent.parent / "benchmarks" / "data" / "training" / name)
+    (data / name).symlink_to(Path(__file__).parents[2] / "benchmarks" / "data" / "training" / name)
     recipe = recipe_for("mini")
     windows = replace(recipe.windows, tokens=60, length=4)
     recipe = replace(recipe, model=replace(recipe.model, **SMALL, name="run"), windows=windows, steps=3, save_every=1)

@@ -20,7 +20,7 @@ from openmm_starmd.protein.protein import Protein
 from .proteins import VILLIN
 
 pytestmark = pytest.mark.skipif(not (BUNDLED / DEFAULT_WEIGHTS / "config.json").exists(), reason="no bundled weights")
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run(name: str, folder: Path, *arguments: str, **settings: str) -> str:

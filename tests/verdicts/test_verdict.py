@@ -25,7 +25,7 @@ from openmm_starmd.verdicts.verdict import frame_at, judge, own_spread, present_
 
 from .fakes import fake_rollout, fake_weights, helix, make_simulation, positions_of  # noqa: F401
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 QUICK = {"duration": 0.08, "minimize": 30, "platform": "Reference"}
 
 

@@ -29,7 +29,7 @@ from openmm_starmd.training import checkpoints as keeper  # noqa: E402
 from openmm_starmd.training.recipe import train  # noqa: E402
 from openmm_starmd.training.settings import OptimizerSettings, Recipe  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def load_benchmark():

@@ -16,7 +16,7 @@ from openmm_starmd.protein.protein import Protein
 
 from .proteins import VILLIN
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="no ../shared/data")
 # small ones: disulfides (three, one, four), an insertion-free NMR entry, MD frames of designs, prolines
 SMALL = ("test_4_A", "6okd_A", "5zng_C", "cobrotoxin_A", "1l2y_A", "1t2y_A", "2beg_A", "2op7_A", "EEHEE_rd3_1587_A")
