@@ -11,8 +11,7 @@ from openmm import app, unit
 from openmm_starmd import StarMDSimulation
 from openmm_starmd.analysis.validity import judge
 from openmm_starmd.model.weights import DEFAULT_WEIGHTS, bundled_weights
-
-from .proteins import VILLIN
+from tests.proteins import VILLIN
 
 pytestmark = pytest.mark.skipif(DEFAULT_WEIGHTS not in bundled_weights(), reason="no bundled weights")
 

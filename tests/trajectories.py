@@ -8,7 +8,7 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 
-from .proteins import VILLIN
+from tests.proteins import VILLIN
 
 
 @functools.cache

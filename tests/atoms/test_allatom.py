@@ -13,8 +13,7 @@ from openmm_starmd.atoms.building import righted
 from openmm_starmd.atoms.turning import set_torsions
 from openmm_starmd.geometry.torsions import dihedral
 from openmm_starmd.protein.protein import Protein
-
-from .proteins import VILLIN
+from tests.proteins import VILLIN
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="no ../shared/data")

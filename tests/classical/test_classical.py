@@ -16,8 +16,7 @@ from openmm_starmd.classical.solvent import OVERLAP, implicit_system, make_way, 
 from openmm_starmd.errors import StarMDWarning
 from openmm_starmd.geometry.superposition import fitted
 from openmm_starmd.protein.protein import Protein
-
-from .fakes import (
+from tests.fakes import (
     Memory,
     fake_rollout,  # noqa: F401
     fake_weights,
@@ -25,7 +24,7 @@ from .fakes import (
     make_simulation,
     positions_of,
 )
-from .proteins import VILLIN
+from tests.proteins import VILLIN
 
 AMBER = app.ForceField("amber14-all.xml")
 WATER = app.ForceField("amber14-all.xml", "amber14/tip3p.xml")

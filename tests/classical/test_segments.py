@@ -7,8 +7,7 @@ import pytest
 from openmm import app, unit
 
 from openmm_starmd.classical.segment import entry_seed
-
-from .fakes import (
+from tests.fakes import (
     Memory,
     fake_rollout,  # noqa: F401
     fake_weights,

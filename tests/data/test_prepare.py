@@ -22,8 +22,7 @@ from openmm_starmd.cli import app
 from openmm_starmd.data.atlas import find_sources, read_split
 from openmm_starmd.data.folders import open_data
 from openmm_starmd.data.prepare import Settings, prepare
-
-from .trajectories import fragment, wobble, write_chain
+from tests.trajectories import fragment, wobble, write_chain
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,7 @@ from openmm_starmd.data.windows import WindowDataset, WindowSettings, window_fra
 from openmm_starmd.geometry.rigid import rigids_from_backbone
 from openmm_starmd.geometry.so3 import angle_of
 from openmm_starmd.protein.protein import Protein
-
-from .trajectories import fragment, wobble, write_chain
+from tests.trajectories import fragment, wobble, write_chain
 
 GENUINE = Path(__file__).parents[3] / "shared" / "data" / "trajectories"
 NASTY = Path(__file__).parents[3] / "shared" / "data" / "nasty"

@@ -8,8 +8,7 @@ import pytest
 from openmm_starmd.data.trajectories import LoadedReplica, ProteinData
 from openmm_starmd.data.windows import WindowDataset, WindowSettings
 from openmm_starmd.geometry.rigid import backbone_from_rigids
-
-from .proteins import villin_features, wobbling_frames
+from tests.proteins import villin_features, wobbling_frames
 
 
 def protein(name: str, *intervals: float, frames: int = 60) -> ProteinData:

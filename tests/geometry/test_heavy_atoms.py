@@ -11,8 +11,7 @@ from openmm_starmd.geometry.residues import AMINO_ACIDS, CHI_ATOMS, HEAVY_ATOMS
 from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids, rigids_from_backbone
 from openmm_starmd.geometry.so3 import exp_map
 from openmm_starmd.geometry.torsions import dihedral
-
-from .proteins import VILLIN, random_rotation, villin_features
+from tests.proteins import VILLIN, random_rotation, villin_features
 
 ALL_TYPES = torch.arange(21)
 

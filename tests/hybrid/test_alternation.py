@@ -14,8 +14,7 @@ import openmm_starmd.hybrid.alternation
 from openmm_starmd.hybrid.alternation import PolicyError, alternate
 from openmm_starmd.hybrid.reporters import hand_over
 from openmm_starmd.verdicts.report import Finding
-
-from .fakes import Memory, fake_rollout, helix, make_simulation, positions_of  # noqa: F401
+from tests.fakes import Memory, fake_rollout, helix, make_simulation, positions_of  # noqa: F401
 
 CLASSICAL = {"platform": "Reference"}
 # 1 ps a stride: a refresher is 250 time steps

@@ -16,8 +16,7 @@ from openmm import app, unit
 from openmm_starmd.atoms.allatom import AllAtomModel
 from openmm_starmd.model.weights import BUNDLED, DEFAULT_WEIGHTS
 from openmm_starmd.protein.protein import Protein
-
-from .proteins import VILLIN
+from tests.proteins import VILLIN
 
 pytestmark = pytest.mark.skipif(not (BUNDLED / DEFAULT_WEIGHTS / "config.json").exists(), reason="no bundled weights")
 EXAMPLES = Path(__file__).parents[2] / "examples"

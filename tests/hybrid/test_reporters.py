@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from openmm import app
 
-from .fakes import (
+from tests.fakes import (
     Memory,
     fake_rollout,  # noqa: F401
     helix,

@@ -14,8 +14,7 @@ from openmm_starmd.model.masks import block_causal_mask
 from openmm_starmd.model.network import Network
 from openmm_starmd.training.objective import NoisedBatch, noise_batch, objective, training_pass
 from openmm_starmd.training.settings import ObjectiveSettings, recipe_objective
-
-from .proteins import random_rotation, toy_batch, villin_features
+from tests.proteins import random_rotation, toy_batch, villin_features
 
 NARROW = {
     "c_s": 32, "c_z": 16, "blocks": 2, "conditioner_layers": 1, "conditioner_s": 32, "conditioner_z": 16,

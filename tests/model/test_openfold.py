@@ -20,9 +20,8 @@ from openmm_starmd.protein.protein import Protein
 from openmm_starmd.rollout import Rollout, make_rollout
 from openmm_starmd.training.objective import objective
 from openmm_starmd.training.settings import recipe_objective
-
-from .proteins import VILLIN, toy_batch, villin_backbone, villin_features
-from .test_network import NARROW, awake
+from tests.model.test_network import NARROW, awake
+from tests.proteins import VILLIN, toy_batch, villin_backbone, villin_features
 
 LENGTH = 10
 

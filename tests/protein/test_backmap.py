@@ -28,8 +28,7 @@ from openmm_starmd.geometry.torsions import dihedral
 from openmm_starmd.model.weights import DEFAULT_WEIGHTS, bundled_weights
 from openmm_starmd.protein.backmap import PUCKER
 from openmm_starmd.protein.protein import Protein
-
-from .proteins import VILLIN
+from tests.proteins import VILLIN
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="no ../shared/data")

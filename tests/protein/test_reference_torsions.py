@@ -16,10 +16,9 @@ from openmm_starmd.model.config import preset
 from openmm_starmd.model.features import torsion_features
 from openmm_starmd.protein.protein import Protein
 from openmm_starmd.rollout import features_of
-
-from .proteins import VILLIN, villin_features
-from .test_network import NARROW
-from .test_rollout import SETTINGS, awake, draw, narrow, rollout
+from tests.model.test_network import NARROW
+from tests.proteins import VILLIN, villin_features
+from tests.simulation.test_rollout import SETTINGS, awake, draw, narrow, rollout
 
 
 @pytest.fixture(scope="module")

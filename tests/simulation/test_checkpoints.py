@@ -14,8 +14,7 @@ from openmm_starmd.diffusion.samplers import kept_frames
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import Weights
-
-from .fakes import (
+from tests.fakes import (
     Memory,
     fake_rollout,  # noqa: F401
     fake_weights,

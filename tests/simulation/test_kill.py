@@ -16,15 +16,14 @@ import torch
 
 from openmm_starmd.model.config import preset
 from openmm_starmd.model.weights import load_weights
-
-from .proteins import VILLIN
-from .test_network import NARROW
+from tests.model.test_network import NARROW
+from tests.proteins import VILLIN
 
 pytest.importorskip("lightning", reason="training needs the extra `train`")
 
 from openmm_starmd.data.folders import open_data  # noqa: E402
 from openmm_starmd.data.windows import WindowSettings  # noqa: E402
-from openmm_starmd.files.writing import alone  # noqa: E402
+from openmm_starmd.files.writing import lock  # noqa: E402
 from openmm_starmd.training import checkpoints as keeper  # noqa: E402
 from openmm_starmd.training.recipe import train  # noqa: E402
 from openmm_starmd.training.settings import OptimizerSettings, Recipe  # noqa: E402
@@ -174,7 +173,7 @@ def test_two_processes_cannot_train_into_one_folder(tree, tmp_path, recipe):
             "import sys, time",
             "from pathlib import Path",
             "from openmm_starmd.files.writing import alone",
-            "with alone(Path(sys.argv[1]), 'training into'):",
+            "with lock(Path(sys.argv[1]), 'training into'):",
             "    print('held', flush=True)",
             "    time.sleep(600)",
         ]
@@ -191,7 +190,7 @@ def test_two_processes_cannot_train_into_one_folder(tree, tmp_path, recipe):
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         try:
-            with alone(output, "training into"):
+            with lock(output, "training into"):
                 break
         except ValueError:
             time.sleep(0.05)

@@ -12,9 +12,8 @@ from openmm_starmd.model.config import preset
 from openmm_starmd.model.frames import displacement_spread
 from openmm_starmd.model.network import Network
 from openmm_starmd.rollout import Rollout
-
-from .proteins import random_rotation, villin_backbone, villin_features
-from .test_network import NARROW, awake, narrow
+from tests.model.test_network import NARROW, awake, narrow
+from tests.proteins import random_rotation, villin_backbone, villin_features
 
 SETTINGS = SamplerSettings("multistep", steps=4, max_context=5)
 

@@ -18,8 +18,7 @@ from openmm_starmd.errors import StarMDWarning
 from openmm_starmd.integrator import StarMDIntegrator
 from openmm_starmd.model.weights import DEFAULT_WEIGHTS
 from openmm_starmd.simulation import StarMDSimulation
-
-from .fakes import (
+from tests.fakes import (
     FakeRollout,
     Memory,
     fake_rollout,  # noqa: F401

@@ -17,9 +17,8 @@ from openmm_starmd.data.windows import WindowDataset, WindowSettings
 from openmm_starmd.geometry.rigid import backbone_from_rigids
 from openmm_starmd.model.features import torsion_features
 from openmm_starmd.model.network import Network
-
-from .proteins import villin_features, wobbling_frames
-from .test_network import narrow
+from tests.model.test_network import narrow
+from tests.proteins import villin_features, wobbling_frames
 
 pytest.importorskip("lightning", reason="training needs the extra `train`")
 

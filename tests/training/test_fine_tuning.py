@@ -12,9 +12,8 @@ from typer.testing import CliRunner
 from openmm_starmd.model.config import preset
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import load_weights, save_weights
-
-from .proteins import VILLIN, toy_batch, villin_features
-from .test_network import NARROW
+from tests.model.test_network import NARROW
+from tests.proteins import VILLIN, toy_batch, villin_features
 
 pytest.importorskip("lightning", reason="training needs the extra `train`")
 

@@ -19,9 +19,8 @@ from openmm_starmd.model.network import Network
 from openmm_starmd.training import losses
 from openmm_starmd.training.objective import loss_terms, noise_batch, training_pass
 from openmm_starmd.training.settings import ObjectiveSettings
-
-from .proteins import random_rotation, toy_batch, villin_backbone, villin_features, wobbling_frames
-from .test_network import narrow
+from tests.model.test_network import narrow
+from tests.proteins import random_rotation, toy_batch, villin_backbone, villin_features, wobbling_frames
 
 SCHEDULE = Schedule()
 TAU = torch.tensor([[0.1, 0.5]], dtype=torch.float64)
@@ -332,7 +331,7 @@ def test_carbonyl_oxygen_is_where_psi_says():
     import openmm.app
     from openmm import unit
 
-    from .proteins import VILLIN
+    from tests.proteins import VILLIN
 
     pdb = openmm.app.PDBFile(VILLIN)
     positions = torch.tensor(pdb.positions.value_in_unit(unit.nanometer), dtype=torch.float64)

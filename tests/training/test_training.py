@@ -20,9 +20,8 @@ from openmm_starmd.model.frames import initial_estimate
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import load_weights, save_weights
 from openmm_starmd.rollout import Rollout
-
-from .proteins import VILLIN
-from .test_network import NARROW
+from tests.model.test_network import NARROW
+from tests.proteins import VILLIN
 
 lightning = pytest.importorskip("lightning", reason="training needs the extra `train`")
 

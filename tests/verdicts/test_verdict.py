@@ -22,8 +22,7 @@ from openmm_starmd.protein.protein import Protein
 from openmm_starmd.verdicts.limits import LIMITS, TRAINING_MD, Spread, advise
 from openmm_starmd.verdicts.report import Finding, Geometry, Verdict
 from openmm_starmd.verdicts.verdict import frame_at, judge, own_spread, present_frame, validate
-
-from .fakes import fake_rollout, fake_weights, helix, make_simulation, positions_of  # noqa: F401
+from tests.fakes import fake_rollout, fake_weights, helix, make_simulation, positions_of  # noqa: F401
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 QUICK = {"duration": 0.08, "minimize": 30, "platform": "Reference"}
