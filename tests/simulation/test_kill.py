@@ -172,7 +172,7 @@ def test_two_processes_cannot_train_into_one_folder(tree, tmp_path, recipe):
         [
             "import sys, time",
             "from pathlib import Path",
-            "from openmm_starmd.files.writing import alone",
+            "from openmm_starmd.files.writing import lock",
             "with lock(Path(sys.argv[1]), 'training into'):",
             "    print('held', flush=True)",
             "    time.sleep(600)",
