@@ -1,7 +1,7 @@
 # `make demo` and `make test` do all the set-up themselves: an environment in .venv, made once.
 PYTHON ?= python3
 VENV ?= .venv
-# The exact versions are for Python 3.11 and newer; `make CONSTRAINTS=` installs the newest that fit.
+# Exact versions, for Python 3.11 or newer; `make CONSTRAINTS=` installs the newest that fit.
 CONSTRAINTS ?= -c constraints.txt
 WORKERS ?= auto
 FRAMES ?= 200
@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # One thread per process: proteins of this size gain nothing from more, and the tests run in parallel.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test quick lint clean
 
 demo: $(VENV)/.analysis
 	$(BIN)/openmm-starmd run "$$($(BIN)/python -c 'import openmm.app, os; print(os.path.join(os.path.dirname(openmm.app.__file__), "data", "test.pdb"))')" \
@@ -19,12 +19,18 @@ demo: $(VENV)/.analysis
 test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+# The everyday command: the tests that take no more than two minutes together, in one process.
+quick: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m "not slow"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 clean:
 	rm -rf $(VENV) demo

@@ -1,6 +1,6 @@
 """What contextual noise and joint attention are good for: networks trained without, rolled out beside one with.
 
-    python benchmarks/ablation.py --data DATA... --steps 1500 --output ablation \\
+    python -m benchmarks.ablation --data DATA... --steps 1500 --output ablation \\
         --proteins benchmarks/data/1vii_A/1vii_A.pdb benchmarks/data/1l2y_A/1l2y_A.pdb
 
 Trains a network for each variant, all alike but for what is varied: same data, windows, noise keys, number of steps
@@ -25,11 +25,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from fidelity import HELD_OUT
 from numpy.typing import NDArray
 from openmm.app import PDBFile
-from results_page import write, write_block
 
+from benchmarks.lib.drawing import HELD_OUT
+from benchmarks.lib.paths import RESULTS
+from benchmarks.lib.results_page import write, write_block, write_json
 from openmm_starmd import __version__
 from openmm_starmd.analysis.validity import judge
 from openmm_starmd.model.weights import load_weights
@@ -188,7 +189,7 @@ def main() -> None:
     parser.add_argument("--stride", type=float, help="ps; the model's default")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "ablation.json")
+    parser.add_argument("--json", type=Path, default=RESULTS / "ablation.json")
     parser.add_argument("--markdown", type=Path, help="file whose block results:ablation is to hold the table")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -220,7 +221,7 @@ def main() -> None:
                 "variants": variants,
                 "conclusion": conclusion(variants),
             }
-            write(arguments.json, json.dumps(content, indent=1) + "\n")
+            write_json(arguments.json, content)
     text = table(variants, arguments.frames) + "\n\n"
     names = ", ".join(path.stem for path in arguments.proteins)
     text += (
@@ -231,7 +232,7 @@ def main() -> None:
     text += "\n".join(f"- {line}" for line in conclusion(variants))
     print(text)
     if arguments.markdown:
-        write_block(arguments.markdown, "ablation", f"## Ablation: `python benchmarks/ablation.py`\n\n{text}")
+        write_block(arguments.markdown, "ablation", f"## Ablation: `python -m benchmarks.ablation`\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -3,14 +3,13 @@
 Writes a synthetic reference and run (a helix bundle of alanine with N, CA, C, O, CB that sways; XTC), evaluates them as
 the command does, in a process of its own, and prints the peak of that process's resident memory.
 
-    python benchmarks/analysis_memory.py --frames 10000 --residues 300
+    python -m benchmarks.analysis_memory --frames 10000 --residues 300
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -20,6 +19,9 @@ from pathlib import Path
 
 import mdtraj
 import numpy as np
+
+from benchmarks.lib.paths import ROOT
+from benchmarks.lib.results_page import write_json
 
 # Cartesian coordinates (nm) of N, CA, C, O, CB of an alanine in an α-helix along z, at azimuth 0
 _RESIDUE = np.array(
@@ -73,7 +75,7 @@ def write(path: Path, start: mdtraj.Trajectory, frames: int, seed: int) -> None:
 
 def evaluate(folder: Path) -> None:
     """Evaluate as the command does and print time and peak memory."""
-    from openmm_starmd.cli.evaluate import evaluate_files
+    from openmm_starmd.evaluation.from_files import evaluate_files
 
     begin = time.perf_counter()
     outcome = evaluate_files([folder / "md.xtc"], [folder / "run.xtc"], folder / "start.pdb", folder / "out")
@@ -109,16 +111,14 @@ def main() -> None:
         start.save_pdb(str(folder / "start.pdb"))
         for seed, path in enumerate(("md.xtc", "run.xtc")):
             write(folder / path, start, arguments.frames, seed)
-        command = [sys.executable, __file__, "--evaluate", str(folder)]
-        figures = json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
+        command = [sys.executable, "-m", "benchmarks.analysis_memory", "--evaluate", str(folder)]
+        figures = json.loads(subprocess.check_output(command, text=True, cwd=ROOT).splitlines()[-1])
     print(
         f"{figures['frames']} frames x {figures['residues']} residues, two trajectories: peak "
         f"{figures['peak_gib']:.2f} GiB, {figures['seconds']:.0f} s, report {figures['report_mib']:.1f} MiB"
     )
     if arguments.json:
-        temporary = arguments.json.with_suffix(".partial")
-        temporary.write_text(json.dumps(figures, indent=1) + "\n")
-        os.replace(temporary, arguments.json)
+        write_json(arguments.json, figures)
     if figures["peak_gib"] > arguments.limit:
         sys.exit(f"over the limit of {arguments.limit:g} GiB")
 

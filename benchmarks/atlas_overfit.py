@@ -1,6 +1,6 @@
 """Genuine ATLAS files through the whole of training: converted, read at strides, and learned by heart.
 
-    python benchmarks/atlas_overfit.py ../shared/data/trajectories/6okd_C ../shared/data/trajectories/7jfl_C
+    python -m benchmarks.atlas_overfit ../shared/data/trajectories/6okd_C ../shared/data/trajectories/7jfl_C
 
 Converts the chains with ``prepare``, checks that windows at stride k hold frames 0, k, 2k ... of the file as mdtraj
 reads it, and trains a throw-away network of the mini preset on them. It is judged on windows of the same frames with
@@ -12,7 +12,6 @@ package.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,8 @@ import mdtraj
 import numpy as np
 import torch
 
+from benchmarks.lib.paths import RESULTS
+from benchmarks.lib.results_page import write_json
 from openmm_starmd.data.folders import open_data
 from openmm_starmd.data.prepare import Settings, prepare
 from openmm_starmd.data.trajectories import ProteinData
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batches", type=int, default=40, help="to judge on")
-    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "atlas_overfit.json")
+    parser.add_argument("--json", type=Path, default=RESULTS / "atlas_overfit.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
@@ -91,8 +92,7 @@ def main() -> None:
         "before": before,
         "after": after,
     }
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(arguments.json, result)
     print("| | translation | rotation |\n|---|---|---|")
     for name, values in (("untrained", before), (f"after {arguments.steps} steps", after)):
         print(f"| {name} | {values['translation']:.3f} | {values['rotation']:.3f} |")

@@ -12,8 +12,6 @@ carrying and placing on its own backbone moves an atom.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import time
 import warnings
 from pathlib import Path
@@ -22,6 +20,8 @@ import mdtraj
 import numpy as np
 from openmm import app
 
+from benchmarks.lib.paths import RESULTS
+from benchmarks.lib.results_page import write_json
 from openmm_starmd.analysis.stereochemistry import find_judged, stereochemistry
 from openmm_starmd.atoms.allatom import AllAtomModel
 from openmm_starmd.atoms.turning import set_torsions
@@ -156,7 +156,7 @@ def speed(path: Path, frames: int) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("structures", type=Path)
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/backmap.json"))
+    parser.add_argument("--json", type=Path, default=RESULTS / "backmap.json")
     parser.add_argument("--speed", default="1k6p_A", help="Structure whose placing is timed.")
     arguments = parser.parse_args()
     forcefield = app.ForceField("amber14-all.xml")
@@ -191,9 +191,7 @@ def main() -> None:
         "speed": speed(arguments.structures / f"{arguments.speed}.pdb", 1000),
         "rows": rows,
     }
-    temporary = arguments.json.with_name(f".partial-{arguments.json.name}")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(temporary, arguments.json)
+    write_json(arguments.json, result)
     print(f"{len(rows)} structures, {len(failed)} failed {failed or ''}")
     for name, value in worst.items():
         print(f"  worst {name}: {value:.3g}")

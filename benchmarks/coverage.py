@@ -1,7 +1,7 @@
 """How much of MD's conformations and dynamics the surrogate reaches: coverage, flexibility and kinetics beside MD.
 
-    python benchmarks/coverage.py                                # the held-out proteins
-    python benchmarks/coverage.py --training 1vii_A 5a7u_A:2     # proteins trained on, against replicas that were not
+    python -m benchmarks.coverage                                # the held-out proteins
+    python -m benchmarks.coverage --training 1vii_A 5a7u_A:2     # proteins trained on, against replicas that were not
 
 Reads ``benchmarks/data`` as ``fidelity.py`` does. Reference is replica 1 (or the replica that was not trained on). All
 runs have the reference's stride, span and number of frames; none counts the start structure, which all share.
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import warnings
@@ -26,18 +25,19 @@ from typing import Any
 
 import mdtraj
 import numpy as np
-import paper
 import torch
-from fidelity import HELD_OUT, draw, load_replica
 from numpy.typing import NDArray
-from paper import markdown, paper_table
 
+from benchmarks.lib import published_results
+from benchmarks.lib.drawing import HELD_OUT, draw, load_replica
+from benchmarks.lib.paths import DATA, RESULTS
+from benchmarks.lib.published_results import markdown, paper_table
+from benchmarks.lib.results_page import write_json
 from openmm_starmd import __version__
 from openmm_starmd.analysis import coverage, dynamics
 from openmm_starmd.analysis.stereochemistry import of_trace
 from openmm_starmd.analysis.validity import alpha_carbons, bonded_neighbours, judge
-from openmm_starmd.evaluation import evaluate, floors
-from openmm_starmd.evaluation import metrics as yardstick
+from openmm_starmd.evaluation import evaluate, floors, metrics
 from openmm_starmd.evaluation.runs import Run
 from openmm_starmd.model.weights import DEFAULT_WEIGHTS, load_weights
 
@@ -91,7 +91,7 @@ def spread_evenly(frames: int, count: int) -> NDArray[np.int64]:
     return np.arange(count) * frames // count
 
 
-def summarise(runs: Sequence[yardstick.Row], label: str) -> Figures:
+def summarise(runs: Sequence[metrics.Row], label: str) -> Figures:
     """Mean and standard deviation over seeds; None where undefined in any way."""
     seeds = [{key: known(run.figures.get(key)) for key in KEYS} for run in runs]
     over = {key: [value for seed in seeds if (value := seed[key]) is not None] for key in KEYS}
@@ -125,9 +125,9 @@ def measure(folder: Path, replica: int, ratio: float | None, arguments: argparse
         raise ValueError(f"replica {replica} of {name} has {int(reference.valid.sum())} valid frames; it needs two")
     start = structure.xyz[:1, alpha_carbons(structure.topology)]
     frozen = traced(ROWS["frozen"], np.repeat(start, frames, 0), stride, structure)
-    settings = yardstick.Settings(bins=arguments.bins, dimensions=arguments.dimensions)
+    settings = metrics.Settings(bins=arguments.bins, dimensions=arguments.dimensions)
     lags = evaluate.choose_lags(frames)
-    scale = yardstick.Yardstick(reference, settings, lags)
+    scale = metrics.ReferenceMetrics(reference, settings, lags)
 
     drawn, networks, lenient = [], [], []
     for seed in arguments.seeds:
@@ -174,14 +174,14 @@ def measure(folder: Path, replica: int, ratio: float | None, arguments: argparse
     }
 
 
-def stopped(short: Run, frames: int, stride: float, scale: yardstick.Yardstick) -> yardstick.Row:
+def stopped(short: Run, frames: int, stride: float, scale: metrics.ReferenceMetrics) -> metrics.Row:
     """Figures of a run that ended early, spread over the reference's number of frames; nothing that depends on time."""
     places = spread_evenly(len(short), frames)
     run = replace(
         short, alphas=short.alphas[places], stride=stride, valid=short.valid[places], atoms=short.atoms[places]
     )
     row = scale.measure(run, short, "floor")
-    row.figures |= dict.fromkeys(TIMED, yardstick.NAN)
+    row.figures |= dict.fromkeys(TIMED, metrics.NAN)
     return row
 
 
@@ -219,7 +219,7 @@ def cells(figures: Figures) -> list[str]:
     return [cell(key, scale, digits) for key, _, scale, digits in COLUMNS]
 
 
-def table(results: dict[str, dict[str, Any]], summary: dict[str, Figures], settings: yardstick.Settings) -> str:
+def table(results: dict[str, dict[str, Any]], summary: dict[str, Figures], settings: metrics.Settings) -> str:
     """Markdown: rows per protein, then means over proteins and the model's distance from the other rows.
 
     Parameters
@@ -256,7 +256,7 @@ def table(results: dict[str, dict[str, Any]], summary: dict[str, Figures], setti
     return "\n\n".join(parts)
 
 
-def notes(results: dict[str, dict[str, Any]], settings: yardstick.Settings, timing: str, stride: float) -> list[str]:
+def notes(results: dict[str, dict[str, Any]], settings: metrics.Settings, timing: str, stride: float) -> list[str]:
     """The choices behind the figures, in sentences."""
 
     def each(text: str) -> str:
@@ -301,7 +301,10 @@ def wall_clock(arguments: argparse.Namespace) -> tuple[float | None, str]:
             raise ValueError(f"a ratio of {arguments.ratio:g}; it must be positive")
         return arguments.ratio, f"{what} {arguments.ratio:g}, given by hand{same}"
     if not arguments.speed.exists():
-        return None, f"MD at equal wall-clock left out: no {arguments.speed} (benchmarks/speed.py) and no --ratio"
+        return (
+            None,
+            f"MD at equal wall-clock left out: no {arguments.speed} (python -m benchmarks.speed) and no --ratio",
+        )
     found = json.loads(arguments.speed.read_text())
     ratio = float(statistics.median(found["ratio"]))
     here = (arguments.weights, arguments.stride, arguments.steps)
@@ -325,8 +328,7 @@ def main() -> None:
         metavar="NAME[:REPLICA]",
         help="proteins of the training set instead, each with a replica that was not trained on (by default 2)",
     )
-    here = Path(__file__).parent
-    parser.add_argument("--data", type=Path, default=here / "data")
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--weights", default=DEFAULT_WEIGHTS)
     parser.add_argument("--stride", type=float, default=10.0, help="ps")
     parser.add_argument("--steps", type=int, help="denoising steps per frame; the weights' own")
@@ -334,7 +336,7 @@ def main() -> None:
     parser.add_argument("--bins", type=int, default=coverage.BINS, help="per dimension of the histogram")
     parser.add_argument("--dimensions", type=int, default=coverage.DIMENSIONS, help="principal components of it")
     parser.add_argument("--ratio", type=float, help="simulated time per day over MD's; else the median of --speed")
-    parser.add_argument("--speed", type=Path, default=Path("benchmarks/results/speed.json"))
+    parser.add_argument("--speed", type=Path, default=RESULTS / "speed.json")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="benchmarks/results/coverage.json, or coverage-training.json")
@@ -355,7 +357,7 @@ def main() -> None:
         results[name] = measure(arguments.data / name, replica, ratio, arguments)
     if not results:
         sys.exit(f"no reference MD in {arguments.data}; see benchmarks/data/README.md")
-    settings = yardstick.Settings(bins=arguments.bins, dimensions=arguments.dimensions)
+    settings = metrics.Settings(bins=arguments.bins, dimensions=arguments.dimensions)
     summary, remarks = means(results), notes(results, settings, timing, arguments.stride)
     print(
         f"{arguments.weights}, stride {arguments.stride:g} ps, {arguments.steps} denoising steps, "
@@ -365,21 +367,21 @@ def main() -> None:
     print("\n" + "\n".join(f"- {remark}" for remark in remarks))
     print("\n" + paper_table())
 
-    path = arguments.json or Path("benchmarks/results") / (
-        "coverage-training.json" if arguments.training else "coverage.json"
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = arguments.json or RESULTS / ("coverage-training.json" if arguments.training else "coverage.json")
     chosen = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
     content = {
         "settings": chosen | {"ratio": ratio, "analysis": asdict(settings), "version": __version__},
         "notes": remarks,
         "proteins": results,
         "means": summary,
-        "paper": {"comparable": False, "setting": paper.SETTING, "columns": paper.COLUMNS, "rows": paper.ROWS},
+        "paper": {
+            "comparable": False,
+            "setting": published_results.SETTING,
+            "columns": published_results.COLUMNS,
+            "rows": published_results.ROWS,
+        },
     }
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_json(path, content, ensure_ascii=False, allow_nan=False)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """How like MD the surrogate moves, and whether that is enough: validity, RMSF, RMSD against lag, drift, side chains.
 
-    python benchmarks/fidelity.py --stride 10 100 --slope --side-chains --store rollouts   # the held-out proteins
-    python benchmarks/fidelity.py --training 1vii_A 5a7u_A:2     # proteins trained on, against replicas that were not
+    python -m benchmarks.fidelity --stride 10 100 --slope --side-chains --store rollouts   # the held-out proteins
+    python -m benchmarks.fidelity --training 1vii_A 5a7u_A:2     # proteins trained on, against replicas that were not
 
 Reads ``benchmarks/data/NAME/NAME.pdb`` (start) and ``NAME_prod_R{1,2}_fit.xtc``. Everything in a table comes from one
 configuration: one set of weights, one stride, one number of denoising steps, no steering.
@@ -12,50 +12,46 @@ replicas are the reference: correlations are means over them, amplitudes and RMS
 the row "second MD replica" is replica 2 beside replica 1. Validity is counted over ``--frames`` frames. The model's
 figures are means over the seeds. Block SD: each replica's RMSD to start, every frame the file has, in five blocks; SD
 of the blocks' means. With ``--slope`` rollouts are that many frames long, and lines are fitted to their second
-halves (stationarity.py); slopes are means over the seeds.
+halves (lib/stationarity.py); slopes are means over the seeds.
 
 A second MD replica is the ceiling; the frozen start structure is the floor; the elastic networks, which know the start
 structure only, are what a learned model must beat (of the cutoffs listed, the one with the best mean correlation).
-``--side-chains`` draws heavy atoms with the network's side chains and compares them with MD's (side_chains.py).
+``--side-chains`` draws heavy atoms with the network's side chains and compares them with MD's (lib/side_chains.py).
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
-import os
 import sys
 import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import criteria
 import mdtraj
 import numpy as np
-import side_chains
 import torch
-from drawing import Drawing, draw, load_replica, read_replica, rollout
-from fidelity_tables import means, slope_table, spans, table
-from stationarity import Slope, slope, slope_figures
 
+from benchmarks.lib import criteria, side_chains
+from benchmarks.lib.drawing import HELD_OUT, Drawing, read_replica, rollout
+from benchmarks.lib.paths import DATA, RESULTS
+from benchmarks.lib.results_page import write_json
+from benchmarks.lib.stationarity import Slope, slope, slope_figures
 from openmm_starmd import __version__
 from openmm_starmd.analysis.flexibility import (
     amplitude_ratio,
     correlation,
     radius_of_gyration,
-    rmsd,
     rmsd_against_lag,
     rmsf,
 )
 from openmm_starmd.analysis.network_models import anm_rmsf, gnm_rmsf
 from openmm_starmd.analysis.validity import alpha_carbons, bonded_neighbours, judge
+from openmm_starmd.geometry.superposition import rmsd
 from openmm_starmd.model.weights import DEFAULT_WEIGHTS, load_weights
+from openmm_starmd.release.figures import criteria_table, fidelity_table, means, side_chain_table, slope_table, spans
 
-__all__ = ["HELD_OUT", "compare", "draw", "load_replica", "means", "spans", "table"]
-
-HELD_OUT = ("1l2y_A", "2op7_A", "2k28_A", "6okd_A", "6mrr_A")
 NETWORKS = {
     "GNM 7 Å": partial(gnm_rmsf, cutoff=0.7),
     "GNM 10 Å": partial(gnm_rmsf, cutoff=1.0),
@@ -116,6 +112,14 @@ def block_spread(series: list[np.ndarray]) -> tuple[float, float]:
     return float(np.mean(np.concatenate(series))), float(np.std(means, ddof=1))
 
 
+def slopes_of(half: Positions, start: Positions, stride: float) -> list[Slope]:
+    """Slopes of RMSD to start and Rg over half a run [frames, N, 3], nm/ns; nan where it is not finite."""
+    if not np.isfinite(half).all():
+        return [Slope(np.nan, np.nan, np.nan)] * 2
+    interval = stride / 1000  # ns
+    return [slope(series, interval) for series in (rmsd(half, start), radius_of_gyration(half))]
+
+
 def measure(
     folder: Path, replica: int, stride: float, drawing: Drawing, arguments: argparse.Namespace, *, both: bool
 ) -> dict[str, Any]:
@@ -152,12 +156,7 @@ def measure(
         if np.isfinite(drawn[:frames]).all():
             runs.append(run[:frames])
         if arguments.slope:
-            half = drawn[arguments.slope // 2 : arguments.slope]
-            interval = stride / 1000  # ns
-            if np.isfinite(half).all():
-                slopes.append([slope(series, interval) for series in (rmsd(half, start), radius_of_gyration(half))])
-            else:
-                slopes.append([Slope(np.nan, np.nan, np.nan)] * 2)
+            slopes.append(slopes_of(drawn[arguments.slope // 2 : arguments.slope], start, stride))
         print(f"{name} stride {stride:g} seed {seed}: {figures}", file=sys.stderr, flush=True)
     targets = [rmsf(reference) for reference in references]
     return {
@@ -215,7 +214,7 @@ def main() -> None:
         metavar="NAME[:REPLICA]",
         help="proteins of the training set instead, each with a replica that was not trained on (by default 2)",
     )
-    parser.add_argument("--data", type=Path, default=Path(__file__).parent / "data")
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--weights", default=DEFAULT_WEIGHTS)
     parser.add_argument("--stride", type=float, nargs="+", default=[10.0], help="ps; one table and file each")
     parser.add_argument("--steps", type=int, help="denoising steps per frame; the weights' own")
@@ -282,7 +281,7 @@ def report(
         f"## {arguments.weights}, stride {stride:g} ps, {arguments.steps} denoising steps\n\n"
         f"{len(arguments.seeds)} seeds; validity of the model over {arguments.frames} frames\n"
     )
-    print(table(results, summary["best_network"]))
+    print(fidelity_table(results, summary["best_network"]))
     print(f"\n{spans(results, stride)}")
     ceiling = summary["second_rmsf_correlation"]
     print(
@@ -293,13 +292,12 @@ def report(
     )
     for name, share in too_short.items():
         print(f"{name}: {100 * share:.1f} % valid; its MD has fewer than two frames of {stride:g} ps\n")
-    for part in (slope_table(results), side_chains.table(results), criteria.table(lines)):
+    for part in (slope_table(results), side_chain_table(results), criteria_table(lines)):
         if part:
             print(part + "\n")
     kind = "-training" if arguments.training else ""
     at = "" if stride == 10 else f"-{stride:g}ps"
-    path = arguments.json or Path("benchmarks/results") / f"fidelity{kind}{at}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = arguments.json or RESULTS / f"fidelity{kind}{at}.json"
     settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}
     digest = hashlib.sha256(load_weights(arguments.weights).path.read_bytes()).hexdigest()
     settings |= {"stride": stride, "version": __version__, "weights_sha256": digest}
@@ -310,9 +308,7 @@ def report(
         "criteria": lines,
         "validity_only": too_short,
     }
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
+    write_json(path, content)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What entering a classical segment costs: building, the first entry, later ones, and minimisation by its bound.
 
-    python benchmarks/hybrid_cost.py                        # villin from the openmm package
-    python benchmarks/hybrid_cost.py protein.pdb --json cost.json
+    python -m benchmarks.hybrid_cost                        # villin from the openmm package
+    python -m benchmarks.hybrid_cost protein.pdb --json cost.json
 
 The surrogate draws frames 1 ps apart; each is entered once per bound. Set-up is amber14 in OBC2 (the native force),
 4 fs steps, on OpenMM's CPU platform. "build" is the first of the process, as a user pays for it, "build again" what
@@ -13,19 +13,20 @@ equilibration, of what building cost.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
-import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openmm
 import openmm.app
 
+from benchmarks.lib.results_page import write_json
 from openmm_starmd import StarMDSimulation, __version__
 from openmm_starmd.classical.model import ClassicalModel
 from openmm_starmd.classical.settings import ClassicalSettings
@@ -35,14 +36,50 @@ VILLIN = Path(openmm.app.__file__).parent / "data" / "test.pdb"
 BOUNDS = (0, 10, 50, 200)
 
 
-def clocked(action) -> tuple[float, float, object]:
+Clocked = tuple[float, float, Any]
+
+
+def clocked(action: Callable[[], Any]) -> Clocked:
     """Wall and processor seconds of a call, and what it returned."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = action()
     return time.perf_counter() - wall, time.process_time() - cpu, result
 
 
+def entries_table(rows: dict[int, list[Clocked]], residues: int, build_cpu: float) -> list[dict[str, float]]:
+    """A row per bound of the minimiser: medians over the entries of so many residues."""
+    table = []
+    for bound, entries in rows.items():
+        found = [one[2] for one in entries]
+        row = {
+            "minimize": bound,
+            "seconds": statistics.median(one[0] for one in entries),
+            "cpu_seconds": statistics.median(one[1] for one in entries),
+            "energy_per_residue_kj": statistics.median(one.energy_minimized / residues for one in found),
+            "energy_per_residue_kj_worst": max(one.energy_minimized / residues for one in found),
+            "backbone_moved_angstrom": 10 * float(np.median([one.moved for one in found])),
+        }
+        table.append(row | {"cpu_of_build": row["cpu_seconds"] / build_cpu})
+    return table
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print times, and a line per bound of the minimiser."""
+    print(f"{result['structure']}: {result['residues']} residues, {result['atoms']} atoms")
+    for name in ("build", "build_again", "first_entry", "later_entry", "picosecond_of_md"):
+        print(f"  {name:<18} {result[name]['seconds']:9.3f} s   {result[name]['cpu_seconds']:9.3f} s of processor")
+    print(f"  entry / build      {100 * result['entry_of_build']:9.2f} %")
+    print("minimize   seconds  processor  / build  kJ/mol/residue    worst  moved (Å)")
+    for row in result["entries"]:
+        print(
+            f"{row['minimize']:8d} {row['seconds']:9.3f} {row['cpu_seconds']:10.3f} {row['cpu_of_build']:8.2f} "
+            f"{row['energy_per_residue_kj']:15.1f} {row['energy_per_residue_kj_worst']:8.1f} "
+            f"{row['backbone_moved_angstrom']:10.3f}"
+        )
+
+
 def main() -> None:
+    """Measure, print, write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("structure", type=Path, nargs="?", default=VILLIN)
     parser.add_argument("--frames", type=int, default=5, help="learned frames, each entered once per bound")
@@ -60,11 +97,11 @@ def main() -> None:
     build, build_cpu = builds[0][:2]
     model = builds[-1][2]
 
-    def entry(bound: int, seed: int):
+    def entry(bound: int, seed: int) -> Clocked:
         frame = simulation.integrator.present()
         return clocked(lambda: model.enter(frame.backbone, frame.torsions, minimize=bound, equilibrate=0.0, seed=seed))
 
-    rows: dict[int, list] = {bound: [] for bound in BOUNDS}
+    rows: dict[int, list[Clocked]] = {bound: [] for bound in BOUNDS}
     first = None
     for number in range(options.frames):
         simulation.step(options.between)
@@ -76,22 +113,8 @@ def main() -> None:
     per_picosecond = clocked(lambda: model.simulation.step(steps))
 
     residues = simulation.protein.length
-    table = []
-    for bound, entries in rows.items():
-        found = [one[2] for one in entries]
-        table.append(
-            {
-                "minimize": bound,
-                "seconds": statistics.median(one[0] for one in entries),
-                "cpu_seconds": statistics.median(one[1] for one in entries),
-                "energy_per_residue_kj": statistics.median(one.energy_minimized / residues for one in found),
-                "energy_per_residue_kj_worst": max(one.energy_minimized / residues for one in found),
-                "backbone_moved_angstrom": 10 * float(np.median([one.moved for one in found])),
-            }
-        )
+    table = entries_table(rows, residues, build_cpu)
     bare = table[0]
-    for row in table:
-        row["cpu_of_build"] = row["cpu_seconds"] / build_cpu
     result = {
         "structure": options.structure.name,
         "residues": residues,
@@ -111,23 +134,10 @@ def main() -> None:
         "machine": {"processor": platform.processor() or platform.machine(), "cpus": os.cpu_count()},
         "versions": {"openmm": openmm.__version__, "openmm_starmd": __version__, "python": platform.python_version()},
     }
-
-    print(f"{options.structure.name}: {residues} residues, {result['atoms']} atoms")
-    for name in ("build", "build_again", "first_entry", "later_entry", "picosecond_of_md"):
-        print(f"  {name:<18} {result[name]['seconds']:9.3f} s   {result[name]['cpu_seconds']:9.3f} s of processor")
-    print(f"  entry / build      {100 * result['entry_of_build']:9.2f} %")
-    print("minimize   seconds  processor  / build  kJ/mol/residue    worst  moved (Å)")
-    for row in table:
-        print(
-            f"{row['minimize']:8d} {row['seconds']:9.3f} {row['cpu_seconds']:10.3f} {row['cpu_of_build']:8.2f} "
-            f"{row['energy_per_residue_kj']:15.1f} {row['energy_per_residue_kj_worst']:8.1f} "
-            f"{row['backbone_moved_angstrom']:10.3f}"
-        )
+    show(result)
     if options.json is not None:
-        temporary = options.json.with_name(f".partial-{options.json.name}")
-        temporary.write_text(json.dumps(result, indent=1) + "\n")
-        os.replace(temporary, options.json)
+        write_json(options.json, result)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,7 +1,7 @@
 """Whether classical MD can go on from learned frames: energy, what minimisation moves, and a segment, beside MD frames.
 
-    python benchmarks/hybrid_frames.py                                  # bundled weights, villin and 2op7_A (held out)
-    python benchmarks/hybrid_frames.py --weights PATH --frames 50 --proteins villin
+    python -m benchmarks.hybrid_frames                                  # bundled weights, villin and 2op7_A (held out)
+    python -m benchmarks.hybrid_frames --weights PATH --frames 50 --proteins villin
 
 MD frames go the same way as learned ones: N, CA, C and torsions are read from them, all other atoms are placed anew and
 minimised; 1 ps of MD is run from learned frames only. Every frame is written to the JSON file as it is done, and a
@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from frames_of_md import Reference
-from paper import markdown
 
+from benchmarks.lib.paths import RESULTS
+from benchmarks.lib.published_results import markdown
+from benchmarks.lib.reference_md import Reference
+from benchmarks.lib.results_page import write_json
 from openmm_starmd import StarMDSimulation, __version__
 from openmm_starmd.model.weights import DEFAULT_WEIGHTS
-from openmm_starmd.verdicts.judging import Drawn
+from openmm_starmd.verdicts.judging import HeavyFrame
 from openmm_starmd.verdicts.limits import LIMITS
 from openmm_starmd.verdicts.verdict import frame_at, judge, present_frame
 
@@ -32,7 +33,7 @@ DURATION = 1.0
 MOVED, DEVIATIONS = 0.05, 3.0
 
 
-def learned_frames(reference: Reference, weights: str, frames: int, seed: int) -> list[Drawn]:
+def learned_frames(reference: Reference, weights: str, frames: int, seed: int) -> list[HeavyFrame]:
     """Frames of a rollout from the start structure, at the weights' own stride."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -46,7 +47,7 @@ def learned_frames(reference: Reference, weights: str, frames: int, seed: int) -
     return drawn
 
 
-def measure(reference: Reference, frame: Drawn, duration: float, iterations: int, seed: int) -> dict[str, Any]:
+def measure(reference: Reference, frame: HeavyFrame, duration: float, iterations: int, seed: int) -> dict[str, Any]:
     """Figures of one frame; lengths in nm."""
     verdict = judge(reference.model, frame, duration, minimize=iterations, seed=seed, spread=reference.spread)
     kinds = {finding.kind for finding in verdict.findings}
@@ -134,7 +135,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=50)
     parser.add_argument("--iterations", type=int, default=200, help="of the minimiser, at most")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "hybrid_frames.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "hybrid_frames.json")
     options = parser.parse_args()
     settings = {
         "weights": str(options.weights),
@@ -152,10 +153,7 @@ def main() -> None:
     results: dict[str, Any] = {}
 
     def save() -> None:
-        text = json.dumps({"settings": settings, "results": results, "rows": rows}, indent=1)
-        temporary = options.output.with_name(f".partial-{options.output.name}")
-        temporary.write_text(text + "\n")
-        os.replace(temporary, options.output)
+        write_json(options.output, {"settings": settings, "results": results, "rows": rows})
 
     for name in options.proteins:
         reference = Reference(name)

@@ -1,7 +1,7 @@
 """Kills a training run at random moments and compares what it ends with to an undisturbed run, bit by bit.
 
-    python benchmarks/kill_training.py                        # ten kills of a small real run (2beg_A, 27 residues)
-    python benchmarks/kill_training.py --data STORE --protein NAME --kills 3 --steps 30
+    python -m benchmarks.kill_training                        # ten kills of a small real run (2beg_A, 27 residues)
+    python -m benchmarks.kill_training --data STORE --protein NAME --kills 3 --steps 30
 
 The run is that of the command: ``openmm-starmd train``, preset `mini`, a checkpoint every few steps, so that many kills
 fall into the writing of one. Each kill is SIGKILL, after which the files are looked at and the same command is given
@@ -25,9 +25,10 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from benchmarks.lib.paths import RESULTS, ROOT
+from benchmarks.lib.results_page import write_json
 from openmm_starmd.model.weights import load_weights
 
-ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data" / "md"
 
 
@@ -219,15 +220,14 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "kill_training.json")
+    parser.add_argument("--json", type=Path, default=RESULTS / "kill_training.json")
     arguments = parser.parse_args()
     with TemporaryDirectory() as folder:
         outcome = measure(
             arguments.data, arguments.protein, arguments.kills, arguments.steps, arguments.seed, {}, Path(folder)
         )
     print(table(outcome))
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    arguments.json.write_text(json.dumps(outcome, indent=1) + "\n")
+    write_json(arguments.json, outcome)
     if not all(outcome["equal"].values()) or not all(kill["sound"] for kill in outcome["kills"]):
         sys.exit(1)
     if len(outcome["kills"]) < arguments.kills:

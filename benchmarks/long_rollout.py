@@ -1,6 +1,6 @@
 """Does a long rollout stay a protein? Thousands of frames, with and without contextual noise, block by block.
 
-    python benchmarks/long_rollout.py --frames 10000 --output benchmarks/results/long
+    python -m benchmarks.long_rollout --frames 10000 --output benchmarks/results/long
 
 Per block of 500 frames: share of valid frames, radius of gyration, RMSD to the start, and drift indicators that need no
 energy: how far the block's mean structure is from the first block's, RMSD of one frame to the next, RMSF within the
@@ -25,10 +25,14 @@ import openmm.app
 import torch
 from openmm.app import PDBFile
 
-from openmm_starmd.analysis.flexibility import mean_structure, radius_of_gyration, rmsd, rmsd_against_lag, rmsf
+from benchmarks.lib.results_page import write_json
+from openmm_starmd.analysis.flexibility import mean_structure, radius_of_gyration, rmsd_against_lag, rmsf
 from openmm_starmd.diffusion.samplers import SamplerSettings
 from openmm_starmd.evaluation.runs import joined, reduce
-from openmm_starmd.model.weights import DEFAULT_WEIGHTS, load_weights
+from openmm_starmd.files.writing import replacing
+from openmm_starmd.geometry.residues import ONE_TO_THREE
+from openmm_starmd.geometry.superposition import rmsd
+from openmm_starmd.model.weights import DEFAULT_WEIGHTS, Weights, load_weights
 from openmm_starmd.protein.protein import Protein
 from openmm_starmd.rollout import Rollout, features_of
 
@@ -46,18 +50,9 @@ def resident_mib() -> float:
 
 
 def save(path: Path, **arrays: Any) -> None:
-    """Write an npz in one move."""
-    temporary = path.with_name(f".partial-{path.name}")
-    with temporary.open("wb") as file:
-        np.savez(file, **arrays)
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON in one move."""
-    temporary = path.with_name(f".partial-{path.name}")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    os.replace(temporary, path)
+    """Write an npz file whole."""
+    with replacing(path) as temporary:
+        np.savez(temporary, **arrays)
 
 
 def topology_of(protein: Protein) -> mdtraj.Topology:
@@ -65,24 +60,11 @@ def topology_of(protein: Protein) -> mdtraj.Topology:
     topology = mdtraj.Topology()
     chains: dict[int, Any] = {}
     letters = protein.sequence.replace("/", "")
-    three = {"A": "ALA", "R": "ARG", "N": "ASN", "D": "ASP", "C": "CYS", "Q": "GLN", "E": "GLU", "G": "GLY", "H": "HIS"}
-    three |= {
-        "I": "ILE",
-        "L": "LEU",
-        "K": "LYS",
-        "M": "MET",
-        "F": "PHE",
-        "P": "PRO",
-        "S": "SER",
-        "T": "THR",
-        "W": "TRP",
-    }
-    three |= {"Y": "TYR", "V": "VAL"}
     for i, letter in enumerate(letters):
         number = int(protein.chain_index[i])
         if number not in chains:
             chains[number] = topology.add_chain()
-        name = three.get(letter, "UNK")
+        name = ONE_TO_THREE.get(letter, "UNK")
         residue = topology.add_residue(name, chains[number], resSeq=int(protein.residue_index[i]))
         for atom in ("N", "CA", "C"):
             topology.add_atom(atom, mdtraj.element.Element.getBySymbol(atom[0]), residue)
@@ -185,9 +167,46 @@ def picture(path: Path, results: dict[str, dict[str, list[float]]], block: int, 
         else:
             axes.set_ylim(bottom=0)
     figure.suptitle(title)
-    temporary = path.with_name(f".partial-{path.name}")
-    figure.savefig(temporary, dpi=110, format="png")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+
+
+def mark(
+    folder: Path,
+    settings: SamplerSettings,
+    stride: float,
+    weights: Weights,
+    protein: Protein,
+    arguments: argparse.Namespace,
+) -> None:
+    """Write down what decides the frames in `folder`; a run of something else in it ends the program."""
+    identity = {
+        "sampler": asdict(settings),
+        "stride": stride,
+        "seed": arguments.seed,
+        "block": arguments.block,
+        "sequence": protein.sequence,
+        "weights": hashlib.sha256(weights.path.read_bytes()).hexdigest(),
+    }
+    path = folder / "settings.json"
+    if path.exists() and json.loads(path.read_text()) != identity:
+        raise SystemExit(f"{folder} holds a run with other settings or weights: remove it or choose another --output")
+    write_json(path, identity, ensure_ascii=False)
+
+
+def show(title: str, results: dict[str, dict[str, list[float]]]) -> None:
+    """Print a table, a row per variant."""
+    headings = ["", "valid %", "worst block %", "frames not finite", "RMSD to start, first and last block (Å)"]
+    headings += ["Rg, first and last block (Å)", "drift of the mean (Å)", "memory, first and last block (MiB)"]
+    print(f"\n{title}\n\n| {' | '.join(headings)} |\n{'|---' * len(headings)}|")
+    for label, f in results.items():
+        lost = sum(round((1 - x) * n) for x, n in zip(f["finite"], f["frames"], strict=True))
+        print(
+            f"| {label} | {100 * f['valid_in_all'][0]:.1f} | {100 * min(f['valid']):.1f} | {lost} | "
+            f"{10 * f['rmsd_to_start'][0]:.2f}, {10 * f['rmsd_to_start'][-1]:.2f} | "
+            f"{10 * f['rg'][0]:.2f}, {10 * f['rg'][-1]:.2f} | {10 * f['drift_of_mean'][-1]:.2f} | "
+            f"{f['resident_mib'][0]:.0f}, {f['resident_mib'][-1]:.0f} |"
+        )
 
 
 def main() -> None:
@@ -223,19 +242,7 @@ def main() -> None:
             continue
         settings = own if tau is None else replace(own, context_tau=tau)
         folder = arguments.output / label.replace(" ", "-")
-        identity = {
-            "sampler": asdict(settings),
-            "stride": stride,
-            "seed": arguments.seed,
-            "block": arguments.block,
-            "sequence": protein.sequence,
-            "weights": hashlib.sha256(weights.path.read_bytes()).hexdigest(),
-        }
-        mark = folder / "settings.json"
-        if mark.exists() and json.loads(mark.read_text()) != identity:
-            parser.error(f"{folder} holds a run with other settings or weights: remove it or choose another --output")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(mark, identity)
+        mark(folder, settings, stride, weights, protein, arguments)
         start = torch.as_tensor(protein.backbone, dtype=torch.float64)[None]
         rollout = Rollout(
             weights.network,
@@ -253,19 +260,10 @@ def main() -> None:
         results[label] = figures
 
     title = f"{arguments.structure.stem}: {arguments.frames} frames of {stride:g} ps, {weights.name}, {own.steps} steps"
-    write_json(arguments.output / "long_rollout.json", {"title": title, "settings": asdict(own), "variants": results})
+    content = {"title": title, "settings": asdict(own), "variants": results}
+    write_json(arguments.output / "long_rollout.json", content, ensure_ascii=False)
     picture(arguments.output / "long_rollout.png", results, arguments.block, title)
-    headings = ["", "valid %", "worst block %", "frames not finite", "RMSD to start, first and last block (Å)"]
-    headings += ["Rg, first and last block (Å)", "drift of the mean (Å)", "memory, first and last block (MiB)"]
-    print(f"\n{title}\n\n| {' | '.join(headings)} |\n{'|---' * len(headings)}|")
-    for label, f in results.items():
-        lost = sum(round((1 - x) * n) for x, n in zip(f["finite"], f["frames"], strict=True))
-        print(
-            f"| {label} | {100 * f['valid_in_all'][0]:.1f} | {100 * min(f['valid']):.1f} | {lost} | "
-            f"{10 * f['rmsd_to_start'][0]:.2f}, {10 * f['rmsd_to_start'][-1]:.2f} | "
-            f"{10 * f['rg'][0]:.2f}, {10 * f['rg'][-1]:.2f} | {10 * f['drift_of_mean'][-1]:.2f} | "
-            f"{f['resident_mib'][0]:.0f}, {f['resident_mib'][-1]:.0f} |"
-        )
+    show(title, results)
 
 
 if __name__ == "__main__":

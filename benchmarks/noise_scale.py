@@ -1,7 +1,7 @@
 """What the scale of the sampler's noise does: amplitude and validity at several scales, and the scale that fits MD.
 
-    python benchmarks/noise_scale.py                                    # bundled weights
-    python benchmarks/noise_scale.py --weights v1 --scales 1 1.4 1.8    # another weights directory
+    python -m benchmarks.noise_scale                                    # bundled weights
+    python -m benchmarks.noise_scale --weights v1 --scales 1 1.4 1.8    # another weights directory
 
 Runs ``fidelity.py`` on proteins trained on, against replicas that were not, with the same weights at each scale. The
 released scale is where RMSD at a lag of one stride is MD's on average.
@@ -18,11 +18,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from results_page import write
 
+from benchmarks.lib.paths import RESULTS, ROOT
+from benchmarks.lib.results_page import write_json
 from openmm_starmd.model.weights import DEFAULT_WEIGHTS, find_weights
-
-HERE = Path(__file__).parent
 
 
 def main() -> None:
@@ -32,7 +31,7 @@ def main() -> None:
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 1.3])
     parser.add_argument("--proteins", nargs="+", default=["1vii_A:2", "5a7u_A:2", "villin:2"], metavar="NAME:REPLICA")
     parser.add_argument("--frames", type=int, default=30)
-    parser.add_argument("--json", type=Path, default=HERE / "results" / "noise_scale.json")
+    parser.add_argument("--json", type=Path, default=RESULTS / "noise_scale.json")
     arguments = parser.parse_args()
     source = find_weights(arguments.weights).parent
     content = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
@@ -48,8 +47,8 @@ def main() -> None:
             (folder / "config.json").write_text(json.dumps(config | {"noise_scale": scale}))
             output = folder / "fidelity.json"
             words = ["--training", *arguments.proteins, "--weights", str(folder), "--frames", str(arguments.frames)]
-            command = [sys.executable, str(HERE / "fidelity.py"), *words, "--json", str(output)]
-            subprocess.run(command, check=True, capture_output=True)
+            command = [sys.executable, "-m", "benchmarks.fidelity", *words, "--json", str(output)]
+            subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
             models = {name: r["model"] for name, r in json.loads(output.read_text())["proteins"].items()}
             row = {
                 "rmsd_at_one_stride": float(np.mean([m["lag_ratios"][0] for m in models.values()])),
@@ -66,7 +65,7 @@ def main() -> None:
                 f"| {100 * row['valid']:.1f} |",
                 flush=True,
             )
-            write(arguments.json, json.dumps(content, indent=1) + "\n")
+            write_json(arguments.json, content)
 
 
 if __name__ == "__main__":

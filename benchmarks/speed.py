@@ -1,7 +1,7 @@
 """Simulated time per day: the surrogate against OpenMM's CPU platform, same protein, same number of threads.
 
-    python benchmarks/speed.py                        # villin from the openmm package
-    python benchmarks/speed.py protein.pdb --json speed.json
+    python -m benchmarks.speed                        # villin from the openmm package
+    python -m benchmarks.speed protein.pdb --json speed.json
 
 The MD side is the protocol of ``openmm-starmd make-data``: amber14, OBC2 through the native GBSAOBCForce, no cutoff,
 300 K, LangevinMiddle at 1/ps, 4 fs, hydrogens of 3 amu. The two sides take turns, so that a busy machine slows both.
@@ -11,7 +11,6 @@ Set-up (imports, force field, minimisation, first frames) is not counted, and no
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -27,6 +26,8 @@ import openmm.app
 import torch
 from openmm import unit
 
+from benchmarks.lib.paths import RESULTS
+from benchmarks.lib.results_page import write_json
 from openmm_starmd import Protein, StarMDSimulation, __version__
 from openmm_starmd.classical.replicas import Protocol, prepare_model
 from openmm_starmd.model.weights import DEFAULT_WEIGHTS, load_weights
@@ -57,7 +58,7 @@ def classical(structure: Path, threads: int) -> tuple[Callable[[float], float], 
         path = Path(folder) / "protein.pdb"
         topology = protein.frame_topology("heavy")
         positions = protein.frame_positions(protein.backbone, "heavy") * unit.nanometer
-        with open(path, "w") as file:
+        with path.open("w") as file:
             openmm.app.PDBFile.writeFile(topology, positions, file)
         model, system = prepare_model(path, protocol)
     integrator = openmm.LangevinMiddleIntegrator(
@@ -116,7 +117,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of either side")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0, help="per side and round")
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/speed.json"))
+    parser.add_argument("--json", type=Path, default=RESULTS / "speed.json")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(arguments.threads)
@@ -160,10 +161,7 @@ def main() -> None:
     print(f"| STAR-MD ({arguments.weights}, {arguments.device}) | {spread(speeds['surrogate'], 0)} |")
     print(f"| OpenMM, CPU platform, native OBC2, 4 fs | {spread(speeds['md'], 1)} |")
     print(f"| ratio | {spread(ratios, 0)} |")
-    arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    temporary = arguments.json.with_suffix(".partial")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    os.replace(temporary, arguments.json)
+    write_json(arguments.json, result)
 
 
 def spread(values: list[float], digits: int) -> str:

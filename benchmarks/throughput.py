@@ -1,7 +1,7 @@
 """How fast training and rollouts are, and how much memory they take: both presets, several lengths, CPU and GPU.
 
-    python benchmarks/throughput.py                                     # all there is
-    python benchmarks/throughput.py --presets paper --residues 64 128 --devices cuda
+    python -m benchmarks.throughput                                    # all there is
+    python -m benchmarks.throughput --presets paper --residues 64 128 --devices cuda
 
 Training: optimiser steps on one window of L frames (2L - 1 with the noisy copies): noise, forward, losses, backward,
 Adam. Tokens are residues x frames of the window. Where L = 8 does not fit, L is halved. Rollout: frames drawn against
@@ -32,13 +32,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from results_page import write, write_block
-from throughput_measure import measure_rollout, measure_training
 
+from benchmarks.lib.paths import RESULTS, ROOT
+from benchmarks.lib.results_page import write_block, write_json
+from benchmarks.lib.throughput_measure import measure_rollout, measure_training
 from openmm_starmd import __version__
 from openmm_starmd.model.config import preset
 
-RESULTS = Path(__file__).parent
 # dense bf16 with fp32 accumulation, TFLOP/s, from NVIDIA's data sheets
 PEAKS = {
     "H200": 989.4,
@@ -77,12 +77,14 @@ def one(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def attempt(kind: str, device: str, name: str, residues: int, frames: int, arguments: argparse.Namespace) -> dict:
     """One measurement in a process of its own; ``{"skipped": reason}`` where it does not fit."""
-    command = [sys.executable, __file__, "--one", kind, "--devices", device, "--presets", name]
+    command = [sys.executable, "-m", "benchmarks.throughput", "--one", kind, "--devices", device, "--presets", name]
     command += ["--residues", str(residues), "--frames", str(frames), "--history", str(arguments.history)]
     command += ["--seconds", str(arguments.seconds), "--threads", str(arguments.threads)]
     command += ["--memory", str(arguments.memory)]
     try:
-        outcome = subprocess.run(command, capture_output=True, text=True, timeout=arguments.timeout, check=False)
+        outcome = subprocess.run(
+            command, capture_output=True, text=True, timeout=arguments.timeout, check=False, cwd=ROOT
+        )
     except subprocess.TimeoutExpired:
         return {"skipped": f"no repetition within {arguments.timeout:g} s"}
     if outcome.returncode == DOES_NOT_FIT:
@@ -183,7 +185,7 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=16.0, help="GiB that a measurement on the CPU may take")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="keep what the JSON file has, but for what was skipped")
-    parser.add_argument("--json", type=Path, default=RESULTS / "results" / "throughput.json")
+    parser.add_argument("--json", type=Path, default=RESULTS / "throughput.json")
     parser.add_argument("--markdown", type=Path, help="file whose block results:throughput is to hold the table")
     parser.add_argument("--one", choices=["training", "rollout"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -207,10 +209,10 @@ def main() -> None:
                 kept = [row for row in known if place.items() <= row.items() and not skipped(row)]
                 rows.append(kept[0] if kept else measure(device, name, residues, arguments))
                 # a long table survives being stopped
-                write(arguments.json, json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
+                write_json(arguments.json, {"settings": settings, "rows": rows})
     print(table(rows))
     if arguments.markdown:
-        head = "## Throughput: `python benchmarks/throughput.py`\n\n"
+        head = "## Throughput: `python -m benchmarks.throughput`\n\n"
         write_block(arguments.markdown, "throughput", head + table(rows))
 
 

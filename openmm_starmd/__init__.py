@@ -13,30 +13,60 @@ if TYPE_CHECKING:
     from openmm_starmd.atoms.trajectories import backmap_trajectory
     from openmm_starmd.classical.settings import ClassicalSettings
     from openmm_starmd.errors import StarMDWarning
+    from openmm_starmd.hybrid.alternation import PolicyError
+    from openmm_starmd.hybrid.reporters import VerdictReporter
     from openmm_starmd.integrator import StarMDIntegrator
+    from openmm_starmd.model.weights import Weights, load_weights
+    from openmm_starmd.propagators.checking import check_propagator
+    from openmm_starmd.propagators.contract import Present, Propagator, Proposal
+    from openmm_starmd.propagators.learned import LearnedPropagator
     from openmm_starmd.protein.protein import Protein
     from openmm_starmd.simulation import StarMDSimulation
+    from openmm_starmd.training.recipe import train
+    from openmm_starmd.training.settings import Recipe
     from openmm_starmd.verdicts.report import Verdict
 
 __all__ = [
     "ClassicalSettings",
+    "LearnedPropagator",
+    "PolicyError",
+    "Present",
+    "Propagator",
+    "Proposal",
     "Protein",
+    "Recipe",
     "StarMDIntegrator",
     "StarMDSimulation",
     "StarMDWarning",
     "Verdict",
+    "VerdictReporter",
+    "Weights",
     "__version__",
     "backmap_trajectory",
+    "check_propagator",
+    "load_weights",
+    "train",
 ]
 
 _HOMES = {
     "ClassicalSettings": "classical.settings",
+    "LearnedPropagator": "propagators.learned",
+    "PolicyError": "hybrid.alternation",
+    "Present": "propagators.contract",
+    "Propagator": "propagators.contract",
+    "Proposal": "propagators.contract",
     "Protein": "protein.protein",
+    "Recipe": "training.settings",
     "StarMDIntegrator": "integrator",
     "StarMDSimulation": "simulation",
     "StarMDWarning": "errors",
     "Verdict": "verdicts.report",
+    "VerdictReporter": "hybrid.reporters",
+    "Weights": "model.weights",
     "backmap_trajectory": "atoms.trajectories",
+    "check_propagator": "propagators.checking",
+    "load_weights": "model.weights",
+    "train": "training.recipe",
 }
 
 try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import openmm as mm
@@ -12,7 +13,7 @@ from openmm_starmd.history import IDENTITY
 from openmm_starmd.quantities import as_array
 
 
-class FrameContext(mm.Context):
+class FrameContext(mm.Context):  # type: ignore[misc]  # OpenMM has no stubs
     """What :meth:`StarMDIntegrator.bind` makes of its Context."""
 
     def getState(self, *args: Any, **kwargs: Any) -> mm.State:
@@ -28,7 +29,7 @@ class FrameContext(mm.Context):
         values = as_array(positions)
         self.getIntegrator().accept_positions(values)
         super().setPositions(values)
-        self.getIntegrator().pending = None
+        self.getIntegrator().forget_states()
 
     def setVelocities(self, velocities: Any) -> None:
         """Warn: velocities stay zero."""
@@ -45,7 +46,7 @@ class FrameContext(mm.Context):
         super().reinitialize(preserveState)
         if not preserveState:
             self.getIntegrator().forget_history()
-            self.getIntegrator().pending = None
+            self.getIntegrator().forget_states()
 
     def loadCheckpoint(self, checkpoint: bytes) -> None:
         """Load what createCheckpoint() gave; a foreign one raises a ValueError and changes nothing."""
@@ -91,7 +92,7 @@ class FrameContext(mm.Context):
             if isinstance(error, (mm.OpenMMException, TypeError)):
                 raise ValueError(f"not a state of this StarMDSimulation: {error}") from error
             raise
-        integrator.pending = None
+        integrator.forget_states()
 
 
 def frame_system(topology: app.Topology, box: Any) -> mm.System:
@@ -118,7 +119,7 @@ def frame_system(topology: app.Topology, box: Any) -> mm.System:
         system.addParticle(atom.element.mass)
     for chain in topology.chains():
         members = [atom.index for atom in chain.atoms()]
-        for first, second in zip(members, members[1:], strict=False):
+        for first, second in pairwise(members):
             chains.addBond(first, second, 0.15, 0.0)
     system.addForce(chains)
     return system

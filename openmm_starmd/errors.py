@@ -1,7 +1,9 @@
-"""Warnings of the package. What a user got wrong is a ValueError."""
+"""Warnings of the package, what refuses to be copied, and Ctrl-C. What a user got wrong is a ValueError."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 
@@ -23,3 +25,21 @@ class Uncopiable:
 
     def __deepcopy__(self, memo: Any) -> NoReturn:
         self.__reduce_ex__(2)
+
+
+@contextmanager
+def keyboard_interrupts() -> Iterator[None]:
+    """Let a Ctrl-C that OpenMM's wrappers turned into another error go on as the KeyboardInterrupt it was.
+
+    An interrupt that lands inside one of OpenMM's C++ calls (``getPerDofVariableByName`` for one) comes out of it as a
+    SystemError caused by the KeyboardInterrupt.
+    """
+    try:
+        yield
+    except SystemError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise KeyboardInterrupt(*cause.args) from error

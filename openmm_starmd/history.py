@@ -8,9 +8,7 @@ the old frame or the new one.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import openmm as mm
@@ -44,7 +42,7 @@ class History:
     seed: int
 
 
-class HistoryIntegrator(mm.CustomIntegrator):
+class HistoryIntegrator(mm.CustomIntegrator):  # type: ignore[misc]  # OpenMM has no stubs
     """Puts given positions in place, one frame a step, and remembers the frames a rollout needs to go on.
 
     Parameters
@@ -188,12 +186,3 @@ class HistoryIntegrator(mm.CustomIntegrator):
         """N, CA, C [N, 3, 3] from the variables of `frame`."""
         columns = [np.array(self.getPerDofVariableByName(f"{frame}_{column}")) for column in range(self._columns)]
         return np.concatenate(columns)[: 3 * self._residues].reshape(-1, 3, 3)
-
-
-def digest(*parts: Any) -> int:
-    """Digest of 52 bits, never 0, which a double holds exactly."""
-    hasher = hashlib.sha256()
-    for part in parts:
-        data = np.ascontiguousarray(part).tobytes() if isinstance(part, np.ndarray) else repr(part).encode()
-        hasher.update(len(data).to_bytes(8, "little") + data)
-    return int.from_bytes(hasher.digest()[:8], "little") % (2**52 - 1) + 1

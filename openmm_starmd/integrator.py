@@ -1,8 +1,7 @@
-"""StarMDIntegrator: an OpenMM integrator whose step is one learned frame.
+"""StarMDIntegrator: an OpenMM integrator whose step is one frame of a propagator.
 
-The frame history lives in the integrator's own variables (:mod:`openmm_starmd.history`). The
-:class:`~openmm_starmd.rollout.Rollout` is a worker, whose memory is rebuilt from them whenever the two disagree: after
-a checkpoint or state was loaded, after an interrupt.
+It asks its propagator for the next frame, checks it and commits it in one call. The frame history lives in the
+integrator's own variables (:mod:`openmm_starmd.history`), so OpenMM's persistence carries it.
 """
 
 from __future__ import annotations
@@ -10,47 +9,38 @@ from __future__ import annotations
 import math
 import warnings
 import weakref
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import openmm as mm
+from numpy.typing import NDArray
 from openmm import unit
 
-from openmm_starmd.errors import StarMDWarning, Uncopiable
-from openmm_starmd.history import History, HistoryIntegrator, digest
+from openmm_starmd.errors import StarMDWarning, Uncopiable, keyboard_interrupts
+from openmm_starmd.geometry.residues import BROKEN_BOND
+from openmm_starmd.history import History, HistoryIntegrator
+from openmm_starmd.propagators.contract import (
+    Present,
+    Propagator,
+    Proposal,
+    check_numbers,
+    digest,
+    identity_of,
+    memory_of,
+)
 from openmm_starmd.quantities import in_unit, whole_number
 
 if TYPE_CHECKING:
-    import torch
-
-    from openmm_starmd.classical.segment import Segment
+    from openmm_starmd.hybrid.segment import Segment
     from openmm_starmd.protein.protein import Protein
-    from openmm_starmd.rollout import Rollout
 
-_BROKEN_BOND = 0.3  # nm; a residue whose N-CA or CA-C is longer is not a residue
-
-
-class Present(NamedTuple):
-    """The current frame.
-
-    Attributes
-    ----------
-    number : int
-        Frames drawn so far.
-    backbone : np.ndarray [N, 3, 3]
-        N, CA, C, nm.
-    torsions : np.ndarray [N, 7] or None
-        φ, ψ, ω, χ1..4, radians, NaN where there is none; None unless frames have side chains.
-    """
-
-    number: int
-    backbone: np.ndarray
-    torsions: np.ndarray | None
+Array = NDArray[np.float64]
 
 
 class StarMDIntegrator(Uncopiable, HistoryIntegrator):
-    """Moves the atoms of a frame topology from one learned frame to the next.
+    """Moves the atoms of a frame topology from one frame of a propagator to the next.
 
     :class:`~openmm_starmd.simulation.StarMDSimulation` makes and binds one; by hand, make a Context of a System with
     one particle per atom of ``protein.frame_topology(atoms)``, set its positions, and call :meth:`bind`.
@@ -59,21 +49,24 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
     ----------
     protein : Protein
         N residues.
-    rollout : Rollout
-        Of one replica, at its start.
+    propagator : Propagator
+        Makes the frames.
+    stride : float
+        Time between frames, ps.
+    seed : int
+        In [0, 2^63).
     atoms : {"ca", "backbone", "heavy"}
         Which atoms a frame has.
-    torsions : bool
-        Whether drawn torsions place O and side chains; else those ride rigidly on their residue.
-    weights_id : str
-        Names the weights, so that a checkpoint made with others is refused.
 
     Attributes
     ----------
+    propagator : Propagator
     segment : Segment or None
-        Classical MD that makes the frames in place of the rollout, while there is one.
+        Classical MD that makes the frames in place of the propagator, while there is one.
     pending : bytes or None
         State of a segment that a loaded checkpoint was saved in, until the segment is entered again.
+    propagator_state : bytes or None
+        State of the propagator that a loaded checkpoint brought, until it has proposed a frame.
 
     Notes
     -----
@@ -82,39 +75,33 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
     """
 
     def __init__(
-        self,
-        protein: Protein,
-        rollout: Rollout,
-        *,
-        atoms: str = "backbone",
-        torsions: bool = False,
-        weights_id: str = "",
+        self, protein: Protein, propagator: Propagator, *, stride: float, seed: int, atoms: str = "backbone"
     ) -> None:
-        if len(rollout.seeds) != 1:
-            raise ValueError(f"the rollout has {len(rollout.seeds)} replicas; an integrator moves exactly one")
         start = protein.frame_positions(protein.backbone, atoms)
         sequence = (protein.sequence, protein.residue_types, protein.residue_index, protein.chain_index, protein.bonded)
+        name, *settings = identity_of(propagator)
         super().__init__(
-            rollout.stride,
+            stride,
             residues=len(protein.backbone),
             particles=len(start),
-            max_context=rollout.settings.max_context,
-            seed=rollout.seeds[0],
+            max_context=memory_of(propagator),
+            seed=seed,
             identity={
                 "id_protein": digest(*sequence),
                 "id_start": digest(start, protein.backbone),
-                "id_weights": digest(weights_id),
-                "id_settings": digest(rollout.stride, atoms, torsions, rollout.settings),
+                "id_weights": digest(name),
+                "id_settings": digest(stride, atoms, *settings),
             },
         )
         self.stage_start(protein.backbone)
-        self._protein, self._rollout, self._atoms, self._torsions = protein, rollout, atoms, torsions
-        self._context: weakref.ref[mm.Context] | None = None
-        self._held = -1  # token of the history in the rollout's memory; -1: none that can be relied upon
-        self._last: np.ndarray | None = None  # positions committed with that token
-        self._warned = False
+        self.propagator = propagator
         self.segment: Segment | None = None
         self.pending: bytes | None = None
+        self.propagator_state: bytes | None = None
+        self._protein, self._atoms = protein, atoms
+        self._context: weakref.ref[mm.Context] | None = None
+        self._last: tuple[int, Array] | None = None  # token of the newest frame, and its positions
+        self._warned = False
 
     def bind(self, context: mm.Context) -> None:
         """Tell the integrator its Context, which it does not learn from OpenMM.
@@ -146,15 +133,16 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
         return self.history().seed
 
     def step(self, steps: int) -> None:
-        """Draw and commit `steps` frames.
+        """Make and commit `steps` frames.
 
         Parameters
         ----------
         steps : int
             At least 0; a float is accepted if it is whole.
         """
-        for _ in range(whole_number(steps)):
-            self._advance()
+        with keyboard_interrupts():
+            for _ in range(whole_number(steps)):
+                self._advance()
 
     def skip_draws(self, frames: int) -> None:
         """Leave out the random numbers of the next `frames` frames: what is drawn from here on is another future.
@@ -162,20 +150,53 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
         For programs that go back to an earlier state and want to go on from it differently.
         """
         self.setGlobalVariableByName("offset", self.history().offset + whole_number(frames))
-        self._held = -1
 
     def present(self) -> Present:
-        """The current frame, as a history or a segment would start from it."""
-        history, positions = self.history(), self._positions(self._bound())
-        torsions = None
-        if self._atoms == "heavy":
-            torsions = self._protein.backmap("heavy").measure(positions)
-        return Present(history.offset + history.count, self._present_backbone(history, positions), torsions)
+        """The current frame, as a propagator, a history or a segment would start from it.
 
-    def _present_backbone(self, history: History, positions: np.ndarray) -> np.ndarray:
-        if history.token and np.array_equal(positions, self.committed()):
-            return self.kept([history.count])[history.count]
-        return self._backbone_at(positions)
+        Raises
+        ------
+        RuntimeError
+            If positions are not finite, or were never set.
+        """
+        history, positions = self.history(), self._positions(self._bound())
+        fresh = history.token == 0 or not np.array_equal(positions, self._committed(history))
+        torsions: Any = self._torsions if self._atoms == "heavy" else _nothing
+        return Present(
+            number=history.offset + history.count,
+            count=0 if fresh else history.count,
+            token=0 if fresh else history.token,
+            seed=history.seed,
+            positions=positions,
+            state=self.propagator_state,
+            _backbone=partial(self._backbone_at, positions) if fresh else partial(self._newest, history.count),
+            _torsions=partial(torsions, positions),
+            _kept=partial(self._kept_of, 0 if fresh else history.count),
+        )
+
+    def kept_history(self) -> list[Array]:
+        """Backbones [N, 3, 3], nm, of the newest contiguous frames of the history, its start left out."""
+        from openmm_starmd.rollout import kept_frames
+
+        history = self.history()
+        numbers = kept_frames(history.count, self.max_context)[1:] if history.token else []
+        return list(self.kept(numbers).values())
+
+    def _kept_of(self, count: int, numbers: Sequence[int]) -> dict[int, Array]:
+        check_numbers(numbers, count, self.max_context)
+        return self.kept(list(numbers))
+
+    def _newest(self, count: int) -> Array:
+        return self.kept([count])[count]
+
+    def _torsions(self, positions: Array) -> Array:
+        return self._protein.backmap("heavy").measure(positions)
+
+    def _committed(self, history: History) -> Array:
+        """Positions of the newest frame, read back only when the token says that they are another's."""
+        if self._last is None or self._last[0] != history.token:
+            self._last = (history.token, self.committed())
+        return self._last[1]
 
     def _bound(self) -> mm.Context:
         context = self._context() if self._context is not None else None
@@ -186,69 +207,48 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
         return context
 
     def _advance(self) -> None:
-        context = self._bound()
+        """Ask for the next frame and commit it."""
+        self._bound()
         self.require_identity()
         if self.pending is not None:
             raise ValueError(
                 "this checkpoint was saved inside a classical segment: go on in it with simulation.classical(...) and "
                 "that segment's settings, or call simulation.leaveSegment() to go on with learned frames"
             )
-        if self.segment is not None:
-            self._advance_classically(self.segment, context)
-            return
-        history, positions = self.history(), self._positions(context)
-        fresh = self._synchronise(history, positions)
-        self._held = -1
-        if fresh is not None:
-            history = History(0, history.offset + history.count, 0, history.seed)
-            self._rollout.begin(_as_replica(fresh), history.offset)
-        frame = self._rollout.step()
-        backbone = frame.backbone[0].numpy()
-        torsions = frame.torsions[0].numpy() if self._torsions else None
-        new = np.ascontiguousarray(self._protein.frame_positions(backbone, self._atoms, torsions), dtype=np.float64)
-        if not np.isfinite(new).all():
+        present = self.present()
+        propagator: Propagator = self.segment or self.propagator
+        proposal = self._checked(propagator, propagator.next_frame(present), present)
+        start = present.backbone if proposal.start is None and present.fresh else proposal.start
+        begins = start is not None
+        history = History(
+            count=1 if begins else present.count + 1,
+            offset=present.number if begins else present.number - present.count,
+            token=present.token_after(proposal),
+            seed=present.seed,
+        )
+        self.commit(history, proposal.positions, proposal.backbone, start)
+        self._last = (history.token, proposal.positions)
+        if self.segment is None:
+            self.propagator_state = None
+
+    def _checked(self, propagator: Propagator, proposal: Proposal, present: Present) -> Proposal:
+        """The proposal in float64, or an error that says what is wrong with it."""
+        who = type(propagator).__name__
+        shapes = {"positions": (self._particles, 3), "backbone": (self._residues, 3, 3)}
+        made = {}
+        for name, shape in shapes.items():
+            made[name] = np.ascontiguousarray(getattr(proposal, name), dtype=np.float64)
+            if made[name].shape != shape:
+                raise ValueError(f"{who} proposed {name} of the shape {made[name].shape}; expected {shape}")
+        if not all(np.isfinite(values).all() for values in made.values()):
             raise RuntimeError(
-                f"frame {history.count + 1} of the rollout is not finite; the simulation stays at the frame before. "
+                f"frame {present.count + 1} of the rollout is not finite; the simulation stays at the frame before. "
                 "Is the stride or the protein far from what the weights were trained on?"
             )
-        token = digest(history, new, backbone)
-        self.commit(replace(history, count=history.count + 1, token=token), new, backbone, fresh)
-        self._last, self._held = new, token
+        return Proposal(made["positions"], made["backbone"], proposal.start)
 
-    def _advance_classically(self, segment: Segment, context: mm.Context) -> None:
-        """Commit the end of a stride of classical MD; the first one begins a new history."""
-        history = self.history()
-        frame = segment.advance(self._present_backbone(history, self._positions(context)))
-        if frame.start is not None:
-            history = History(0, history.offset + history.count, 0, history.seed)
-        self._held = -1
-        token = digest(history, frame.positions, frame.backbone, frame.start)
-        self.commit(replace(history, count=history.count + 1, token=token), *frame)
-
-    def _synchronise(self, history: History, positions: np.ndarray) -> np.ndarray | None:
-        """Bring the rollout's memory to `history`, or return the backbone [N, 3, 3] a new history starts from."""
-        if history.token == 0:
-            return self._backbone_at(positions)
-        if self._held != history.token or self._rollout.seeds != (history.seed,):
-            self._held = -1
-            self._rollout.seeds = (history.seed,)
-            self._last = self.committed()
-            if np.array_equal(positions, self._last):
-                self._restore(history)
-        if self._last is None or not np.array_equal(positions, self._last):
-            return self._backbone_at(positions)
-        return None
-
-    def _restore(self, history: History) -> None:
-        from openmm_starmd.diffusion.samplers import kept_frames
-
-        numbers = kept_frames(history.count, self._rollout.settings.max_context)
-        frames = {number: _as_replica(backbone) for number, backbone in self.kept(numbers).items()}
-        self._rollout.restore(frames, history.count, history.offset)
-
-    def _backbone_at(self, positions: np.ndarray) -> np.ndarray:
+    def _backbone_at(self, positions: Array) -> Array:
         """N, CA, C [N, 3, 3] of the positions [atoms, 3] that someone set; nm."""
-        self._rollout.seeds = (self.seed,)
         backbone = self._protein.backbone_from_frame(positions, self._atoms)
         if backbone is None:
             backbone = self.staged_start()
@@ -256,7 +256,7 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
                 raise ValueError(CA_ONLY)
             return backbone
         bonds = np.linalg.norm(np.diff(backbone, axis=1), axis=-1).max(axis=-1)  # [N]
-        if bonds.max() > _BROKEN_BOND:
+        if bonds.max() > BROKEN_BOND:
             residue = int(bonds.argmax())
             raise ValueError(
                 f"{self._protein.residue_label(residue)} is torn: its N-CA or CA-C distance is "
@@ -265,7 +265,7 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
             )
         return backbone
 
-    def accept_positions(self, positions: np.ndarray) -> None:
+    def accept_positions(self, positions: Array) -> None:
         """Raise a ValueError if no history can start from `positions` [atoms, 3], nm."""
         self.require_no_segment()
         if positions.shape != (self._particles, 3):
@@ -280,6 +280,14 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
             known = self.staged_start()[:, 1], self.committed()
             if not any(np.array_equal(positions, one) for one in known):
                 raise ValueError(CA_ONLY)
+
+    def state_to_save(self) -> bytes | None:
+        """State of the propagator; the one that a checkpoint brought, where no frame has used it yet."""
+        return self.propagator.state() if self.propagator_state is None else self.propagator_state
+
+    def forget_states(self) -> None:
+        """Drop what a loaded checkpoint brought for a segment or a propagator: the frame is another now."""
+        self.pending = self.propagator_state = None
 
     def require_no_segment(self) -> None:
         """Raise a ValueError inside a classical segment, whose state would no longer fit."""
@@ -309,7 +317,7 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
         if stride != self.getStepSize().value_in_unit(unit.picosecond):
             raise ValueError("the stride is fixed for a simulation's life: make a StarMDSimulation with another stride")
 
-    def _positions(self, context: mm.Context) -> np.ndarray:
+    def _positions(self, context: mm.Context) -> Array:
         positions = context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(unit.nanometer)
         if not np.isfinite(positions).all():
             raise RuntimeError(
@@ -330,8 +338,5 @@ CA_ONLY = (
 )
 
 
-def _as_replica(backbone: np.ndarray) -> torch.Tensor:
-    """Backbone [N, 3, 3] as the batch of one, [1, N, 3, 3], that a rollout takes."""
-    import torch
-
-    return torch.from_numpy(np.array(backbone, dtype=np.float64))[None]
+def _nothing(positions: Array) -> None:
+    """No torsions: the frames have no side chains."""

@@ -11,27 +11,52 @@ and restored sees the same bits as an unbroken one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from openmm_starmd.diffusion import igso3
 from openmm_starmd.diffusion.process import forward_noise
-from openmm_starmd.diffusion.samplers import SAMPLERS, SamplerSettings, anchored_prior, kept_frames, prior
+from openmm_starmd.diffusion.samplers import SAMPLERS, SamplerSettings, anchored_prior, prior
 from openmm_starmd.geometry.heavy_atoms import keep_to_wells
-from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids, rigids_from_backbone, superpose, superposition
+from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids, rigids_from_backbone, superpose
+from openmm_starmd.geometry.superposition import superposition
 from openmm_starmd.model.attention import KVCache
-from openmm_starmd.model.features import Features, torsion_features
+from openmm_starmd.model.features import Features
 from openmm_starmd.model.frames import Frames
-from openmm_starmd.model.network import Network
+from openmm_starmd.model.network import Condition, Network
+from openmm_starmd.protein.residues import PSI_AND_CHI
 from openmm_starmd.randomness import keyed_normal
 
 if TYPE_CHECKING:
     from openmm_starmd.model.openfold import OpenFoldFeatures
     from openmm_starmd.model.weights import Weights
     from openmm_starmd.protein.protein import Protein
+
+
+def kept_frames(count: int, max_context: int) -> list[int]:
+    """Numbers of the frames in the history when frame `count` is the newest.
+
+    Parameters
+    ----------
+    count : int
+        Number of the newest frame; the start is frame 0.
+    max_context : int
+        At least 3.
+
+    Returns
+    -------
+    list of int
+        0 first, then the newest contiguous ones; at most `max_context`.
+    """
+    room = max_context - 1
+    block = (room + 1) // 2
+    recent = count if count <= room else room - block + 1 + (count - room - 1) % block
+    return [0, *range(count - recent + 1, count + 1)]
 
 
 class Frame(NamedTuple):
@@ -47,6 +72,31 @@ class Frame(NamedTuple):
 
     backbone: Tensor
     torsions: Tensor
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One frame of the history of B replicas.
+
+    Attributes
+    ----------
+    number : int
+        0 for the start.
+    backbone : Tensor [B, N, 3, 3], float64
+        N, CA, C as drawn, nm.
+    rigids : Rigids [B, N], float64
+        The same in axes fixed to the start structure, superposed on the kept frame before, nm.
+    noised : Rigids [B, N]
+        `rigids` with contextual noise and with the shrinking of that noise undone: what the next frame is anchored to.
+    tau : Tensor [B]
+        Diffusion time of the contextual noise.
+    """
+
+    number: int
+    backbone: Tensor
+    rigids: Rigids
+    noised: Rigids
+    tau: Tensor
 
 
 class Rollout:
@@ -71,8 +121,6 @@ class Rollout:
 
     Attributes
     ----------
-    count : int
-        Number of the newest frame of this history.
     offset : int
         Frames drawn before this history began; draws are keyed by ``offset + count``.
 
@@ -100,14 +148,11 @@ class Rollout:
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        config = network.config
-        self.settings = settings or SamplerSettings(
-            config.sampler, config.steps, config.tau_end, config.context_tau, config.max_context, config.noise_scale
-        )
+        self.settings = settings or network.config.sampling
         self.device, self.dtype = torch.device(device), dtype
         self.network = network.to(device=self.device, dtype=dtype).eval()
         self.features, self.stride, self.seeds = features, float(stride), tuple(int(seed) for seed in seeds)
-        self.sampler = SAMPLERS[self.settings.sampler](config.schedule, tau_end=self.settings.tau_end)
+        self.sampler = SAMPLERS[self.settings.sampler](network.config.schedule, tau_end=self.settings.tau_end)
         self.timesteps = self.sampler.timesteps(self.settings.steps).to(self.device)
         self.begin(start, 0)
 
@@ -123,8 +168,13 @@ class Rollout:
         """
         self.restore({0: start}, 0, offset)
 
-    def restore(self, frames: dict[int, Tensor], count: int, offset: int) -> None:
-        """Go on from stored frames, bit by bit as if never interrupted.
+    @property
+    def count(self) -> int:
+        """Number of the newest frame of this history."""
+        return self._history[-1].number
+
+    def restore(self, frames: Mapping[int, Tensor], count: int, offset: int) -> None:
+        """Resume from stored frames, bit by bit as if never interrupted.
 
         Parameters
         ----------
@@ -143,17 +193,18 @@ class Rollout:
                     f"frame {number} of the history has shape {tuple(frames[number].shape)}, expected {expected}: "
                     "replicas, residues, (N, CA, C), coordinates"
                 )
-        self._frames = {number: frames[number].detach().to("cpu", torch.float64).clone() for number in numbers}
-        self.count, self.offset = count, offset
-        start = rigids_from_backbone(self._frames[0])
+        stored = {number: frames[number].detach().to("cpu", torch.float64).clone() for number in numbers}
+        self.offset = offset
+        start = rigids_from_backbone(stored[0])
         self._axes = start.rotations[:, 0]  # [B, 3, 3]
-        self._local = start.map(lambda x: x[:, :, None]).to_local(self._frames[0])  # [B, N, 3, 3]
+        self._center = stored[0][:, :, 1].mean(1)  # [B, 3]
+        self._local = start.map(lambda x: x[:, :, None]).to_local(stored[0])  # [B, N, 3, 3]
         self._conditions = self._embed(start)
-        self._rebuild()
+        self._rebuild(stored)
 
     def frames(self) -> dict[int, Tensor]:
         """The frames kept, by number: N, CA, C [B, N, 3, 3], float64, nm."""
-        return dict(self._frames)
+        return {kept.number: kept.backbone for kept in self._history}
 
     @torch.inference_mode()
     def step(self) -> Frame:
@@ -163,13 +214,14 @@ class Rollout:
         -------
         Frame
         """
-        settings, number = self.settings, self.count + 1
+        settings, newest = self.settings, self._history[-1]
+        number = newest.number + 1
         residues = self.features.length
         noise = torch.stack(
             [keyed_normal((settings.steps, residues, 7), seed, self.offset + number, "frame") for seed in self.seeds], 1
         ).to(device=self.device, dtype=self.dtype)[:, :, None]  # [steps, B, 1, N, 7]
         if self.network.config.anchored:
-            rigids = anchored_prior(noise[0], self._noised[-1].map(lambda x: x[:, None]), self.network.config.schedule)
+            rigids = anchored_prior(noise[0], _one_frame(newest.noised), self.network.config.schedule)
         else:
             rigids = prior(noise[0])
         previous: tuple[Rigids, Tensor] | None = None
@@ -183,73 +235,63 @@ class Rollout:
                 previous = (prediction.rigids, tau)
         drawn = prediction.rigids.map(lambda x: x[:, 0]).to("cpu", torch.float64)
         backbone = backbone_from_rigids(drawn, self._local)
-        rotation, shift = superposition(backbone[:, :, 1], self._frames[self.count][:, :, 1])
+        rotation, shift = superposition(backbone[:, :, 1], newest.backbone[:, :, 1])
         backbone = backbone @ rotation.transpose(-1, -2)[:, None] + shift[:, None, None]
         angles = prediction.torsions[:, 0].to("cpu", torch.float64)
         self._append(number, backbone)
         torsions = torch.atan2(angles[..., 0], angles[..., 1])
         return Frame(backbone, keep_to_wells(torsions, self.features.residue_types.cpu()))
 
-    def _embed(self, start: Rigids):
+    def _embed(self, start: Rigids) -> Condition:
         """Condition of the network, with frame 0 of the first replica as the reference."""
         with torch.inference_mode():
             features = self.features.with_reference(start.map(lambda x: x[0])).to(self.device, self.dtype)
             return self.network.condition(features)
 
     def _append(self, number: int, backbone: Tensor) -> None:
-        """Store frame `number` and bring the cache up to date."""
-        self._frames[number] = backbone
-        self.count = number
+        """Add frame `number` to the history, which is cut back where it is full."""
         kept = kept_frames(number, self.settings.max_context)
-        if len(kept) == len(self._frames):
-            self._extend(number)
+        if len(kept) == len(self._history) + 1:
+            self._extend(number, backbone)
         else:
-            self._frames = {n: self._frames[n] for n in kept}
-            self._rebuild()
+            frames = self.frames() | {number: backbone}
+            self._rebuild({n: frames[n] for n in kept})
 
     @torch.inference_mode()
-    def _rebuild(self) -> None:
-        """Cache of the frames kept, appended one by one."""
+    def _rebuild(self, frames: Mapping[int, Tensor]) -> None:
+        """History and cache of these frames, appended one by one."""
         self._cache = KVCache()
-        self._poses: list[Rigids] = []
-        self._noised: list[Rigids] = []
-        self._taus: list[Tensor] = []
-        self._numbers: list[int] = []
-        for number in sorted(self._frames):
-            self._extend(number)
+        self._history: list[Kept] = []
+        for number in sorted(frames):
+            self._extend(number, frames[number])
 
     @torch.inference_mode()
-    def _extend(self, number: int) -> None:
-        """Append one clean frame, with its contextual noise, to the cache."""
-        rigids = rigids_from_backbone(self._frames[number])
+    def _extend(self, number: int, backbone: Tensor) -> None:
+        """Append one clean frame, with its contextual noise, to history and cache."""
+        before = self._history[-1] if self._history else None
+        rigids = rigids_from_backbone(backbone)
         # into axes fixed to the start structure, then on the frame before, as in training
-        center = self._frames[0][:, :, 1].mean(1)
         inverse = self._axes.transpose(-1, -2)
-        rigids = rigids.moved(inverse, -(inverse @ center[..., None]).squeeze(-1))
-        if self._poses:
-            rigids = superpose(rigids, self._poses[-1].translations)
-        self._poses.append(rigids)
+        rigids = rigids.moved(inverse, -(inverse @ self._center[..., None]).squeeze(-1))
+        if before is not None:
+            rigids = superpose(rigids, before.rigids.translations)
         noisy, tau = self._contextual_noise(number, rigids)
-        schedule = self.network.config.schedule
-        undone = Rigids(noisy.rotations, noisy.translations / schedule.alpha(tau)[:, None, None])
-        place = len(self._noised)
-        anchor = self._noised[-1] if place else undone
-        anchor_tau = self._taus[-1] if place else tau
-        gap = self.stride * (number - self._numbers[-1] if place else 1)
+        alpha = self.network.config.schedule.alpha(tau)
+        kept = Kept(number, backbone, rigids, Rigids(noisy.rotations, noisy.translations / alpha[:, None, None]), tau)
+        anchor = kept if before is None else before
+        gap = self.stride if before is None else self.stride * (number - before.number)
         frames = Frames(
-            rigids=noisy.map(lambda x: x[:, None]),
-            anchor=anchor.map(lambda x: x[:, None]),
+            rigids=_one_frame(noisy),
+            anchor=_one_frame(anchor.noised),
             tau=tau[:, None],
-            anchor_tau=anchor_tau[:, None],
+            anchor_tau=anchor.tau[:, None],
             stride=torch.full_like(tau[:, None], min(gap, self.network.config.stride_max)),
-            index=torch.tensor([place], device=self.device),
+            index=torch.tensor([len(self._history)], device=self.device),
             noisy=torch.tensor([False], device=self.device),
-            anchored=torch.tensor([place > 0], device=self.device),
+            anchored=torch.tensor([before is not None], device=self.device),
         )
         self.network(self._conditions, frames, cache=self._cache, store=True)
-        self._noised.append(undone)
-        self._taus.append(tau)
-        self._numbers.append(number)
+        self._history.append(kept)
 
     def _contextual_noise(self, number: int, rigids: Rigids) -> tuple[Rigids, Tensor]:
         """Frame `number` as the history holds it, and its diffusion time [B]."""
@@ -271,37 +313,58 @@ class Rollout:
 
     def _as_noisy(self, rigids: Rigids, tau: Tensor) -> Frames:
         """The frame being drawn, as the network takes it; rigids [B, 1, N]."""
-        shape = (len(self.seeds), 1)
-        anchor = self._noised[-1].map(lambda x: x[:, None])
+        shape, anchor = (len(self.seeds), 1), self._history[-1]
         return Frames(
             rigids=rigids,
-            anchor=anchor,
+            anchor=_one_frame(anchor.noised),
             tau=tau.to(device=self.device, dtype=self.dtype).expand(shape),
-            anchor_tau=self._taus[-1][:, None],
+            anchor_tau=anchor.tau[:, None],
             stride=torch.full(shape, self.stride, device=self.device, dtype=self.dtype),
-            index=torch.tensor([len(self._noised)], device=self.device),
+            index=torch.tensor([len(self._history)], device=self.device),
             noisy=torch.tensor([True], device=self.device),
             anchored=torch.tensor([True], device=self.device),
         )
 
 
-PSI_AND_CHI = [1, 3, 4, 5, 6]
-"""Columns of :attr:`Protein.torsions` that are the network's."""
+def _one_frame(rigids: Rigids) -> Rigids:
+    """Rigids [B, N] as those of one frame, [B, 1, N]."""
+    return rigids.map(lambda x: x[:, None])
 
 
 def features_of(protein: Protein) -> Features:
     """Features of a coarse-grained protein, with its own structure as reference."""
-    return Features(
-        torch.as_tensor(protein.residue_types),
-        torch.as_tensor(protein.residue_index),
-        torch.as_tensor(protein.chain_index),
-        torch.as_tensor(protein.bonded),
-        rigids_from_backbone(torch.as_tensor(protein.backbone)),
-        torsions=torsion_features(
-            torch.nan_to_num(torch.as_tensor(protein.torsions[:, PSI_AND_CHI])),
-            torch.as_tensor(protein.torsion_mask[:, PSI_AND_CHI]),
-        ),
-    )
+    torsions = np.nan_to_num(protein.torsions[:, PSI_AND_CHI])
+    return Features.of(protein, protein.backbone, torsions, protein.torsion_mask[:, PSI_AND_CHI])
+
+
+def resolve_device(device: str | torch.device | None = None) -> torch.device:
+    """A device that torch has.
+
+    Parameters
+    ----------
+    device : str or torch.device, optional
+        A GPU where there is one, else the CPU, by default.
+
+    Returns
+    -------
+    torch.device
+
+    Raises
+    ------
+    ValueError
+        If there is no such device.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"there is no device {device!r}: choose 'cpu', 'cuda' or 'cuda:N'") from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device is {str(found)!r}, but torch sees {torch.cuda.device_count()} CUDA devices: use 'cpu'"
+        )
+    return found
 
 
 def make_rollout(
@@ -340,7 +403,8 @@ def make_rollout(
     Raises
     ------
     ValueError
-        If the stride lies outside the weights' range, or OpenFold's features are missing, unfit or unwanted.
+        If the stride lies outside the weights' range, there is no such device, or OpenFold's features are missing,
+        unfit or unwanted.
     """
     config = weights.config
     features = features_of(protein)
@@ -351,29 +415,14 @@ def make_rollout(
                 "openfold_features out, or load weights that were trained with them"
             )
         features = features.with_openfold(*openfold_features)
-    if not config.stride_min <= stride <= config.stride_max:
-        raise ValueError(
-            f"stride {stride:g} ps lies outside the {config.stride_min:g} to {config.stride_max:g} ps that "
-            f"{weights.name} was trained on"
-        )
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"there is no device {device!r}: choose 'cpu', 'cuda' or 'cuda:N'") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device is {str(device)!r}, but torch sees {torch.cuda.device_count()} CUDA devices: use 'cpu'"
-        )
+    config.check_stride(stride, weights.name)
+    device = resolve_device(device)
     seeds = [seed] if isinstance(seed, int) else list(seed)
-    settings = SamplerSettings(
-        config.sampler,
-        config.steps if steps is None else steps,
-        config.tau_end,
-        config.context_tau,
-        config.max_context if max_context is None else max_context,
-        config.noise_scale,
+    own = config.sampling
+    settings = replace(
+        own,
+        steps=own.steps if steps is None else steps,
+        max_context=own.max_context if max_context is None else max_context,
     )
     start = torch.as_tensor(protein.backbone, dtype=torch.float64).expand(len(seeds), -1, -1, -1)
     return Rollout(weights.network, features, start, stride=stride, seeds=seeds, settings=settings, device=device)

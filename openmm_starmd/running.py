@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import signal
 import sys
@@ -21,283 +22,19 @@ from typing import TYPE_CHECKING, Any
 
 from openmm import app, unit
 
-from openmm_starmd.files.cutting import truncate
+from openmm_starmd.files.cutting import cut_lines, truncate
 from openmm_starmd.files.reading import read_structure
-from openmm_starmd.files.writing import lock, write_text
+from openmm_starmd.files.writing import lock, replacing, write_text
 
 if TYPE_CHECKING:
     from openmm_starmd.simulation import StarMDSimulation
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    Attributes
-    ----------
-    frames : int
-        On disk now.
-    interrupted : bool
-    speed : float
-        ns/day over the frames drawn by this call; nan if there were none.
-    """
-
-    frames: int
-    interrupted: bool
-    speed: float
-
-
-def run(
-    structure: str | os.PathLike[str],
-    frames: int,
-    output: str | os.PathLike[str],
-    settings: Settings | None = None,
-    *,
-    device: str | None = None,
-    resume: bool = False,
-    checkpoint_interval: int = 10,
-    progress: bool = True,
-) -> Outcome:
-    """Draw frames into a directory.
-
-    Writes ``config.json``, ``topology.pdb`` (the start structure), ``trajectory.dcd`` or ``.xtc``, ``log.csv``,
-    ``checkpoint.chk``, and at the end ``picture.png`` and ``summary.json``.
-
-    Parameters
-    ----------
-    structure : path
-        PDB or mmCIF file.
-    frames : int
-        Frames in all; a resumed run draws those that are missing.
-    output : path
-        Directory, made if there is none.
-    settings : Settings, optional
-    device : str, optional
-        Where the network runs. It may change on resume, but then frames agree only to rounding.
-    resume : bool
-        Go on with the run in `output` if there is one.
-    checkpoint_interval : int
-        Frames between checkpoints; a kill costs at most these.
-    progress : bool
-        Show a bar on stderr.
-
-    Returns
-    -------
-    Outcome
-
-    Raises
-    ------
-    ValueError
-        If the input cannot be used, `output` holds a run and `resume` is False, or settings differ from that run's.
-    """
-    import torch
-
-    from openmm_starmd.model.weights import DEFAULT_WEIGHTS
-    from openmm_starmd.simulation import StarMDSimulation
-
-    if frames < 1:
-        raise ValueError(f"frames is {frames}; at least one is needed")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    settings, folder = settings or Settings(), Path(output)
-    config_path, checkpoint_path = folder / "config.json", folder / "checkpoint.chk"
-    pdb = read_structure(structure)
-    digest = hashlib.sha256(Path(structure).read_bytes()).hexdigest()
-    if config_path.exists():
-        if not resume:
-            raise ValueError(f"{folder} holds a run already: add --resume to go on with it, or choose another --output")
-        settings = merge(settings, digest, read_config(config_path), config_path)
-
-    settings = replace(
-        settings,
-        seed=DEFAULT_SEED if settings.seed is None else settings.seed,
-        weights=DEFAULT_WEIGHTS if settings.weights is None else settings.weights,
-        format="dcd" if settings.format is None else settings.format,
-    )
-    if settings.format not in FORMATS:
-        raise ValueError(f"format is {settings.format!r}; choose dcd or xtc")
-    simulation = StarMDSimulation(
-        pdb.topology,
-        pdb.positions,
-        stride=settings.stride,
-        seed=settings.seed,
-        weights=settings.weights or DEFAULT_WEIGHTS,
-        atoms=settings.atoms,
-        steps=settings.steps,
-        device=device,
-    )
-    settings = replace(
-        settings,
-        stride=simulation.stride.value_in_unit(unit.picosecond),
-        atoms=simulation.atoms,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    with lock(folder, "drawing into"):
-        trajectory_path = folder / f"trajectory.{settings.format}"
-        going_on = config_path.exists() and checkpoint_path.exists()
-        if going_on:
-            simulation.loadCheckpoint(str(checkpoint_path))
-            truncate(trajectory_path, simulation.currentStep)
-            _truncate_log(folder / "log.csv", simulation.currentStep)
-        else:
-            if not config_path.exists():
-                _refuse_to_overwrite(folder)
-            config = asdict(settings) | {"input": str(structure), "sha256": digest}
-            config["device"] = device
-            write_text(config_path, json.dumps(config, indent=1) + "\n")
-            _begin(folder, simulation, trajectory_path)
-        device_then = read_config(config_path).get("device")
-        if device_then != device:
-            warnings.warn(
-                f"the run was begun on {device_then}: frames will agree with it only to rounding", stacklevel=2
-            )
-
-        done = simulation.currentStep
-        began = time.perf_counter()
-        interrupted = _draw(
-            simulation,
-            frames,
-            folder,
-            trajectory_path,
-            going_on,
-            checkpoint_interval,
-            progress and sys.stderr is not None,
-        )
-        drawn, seconds = simulation.currentStep - done, time.perf_counter() - began
-        speed = 86.4 * drawn * settings.stride / seconds if drawn else float("nan")
-        # asked for no more than there is, a run keeps the summary and the speed it has
-        if not interrupted and (drawn or _summarised_frames(folder / "summary.json") != done):
-            _summarise(folder, trajectory_path, settings, speed)
-        return Outcome(simulation.currentStep, interrupted, speed)
-
-
-def _refuse_to_overwrite(folder: Path) -> None:
-    """Raise a ValueError if the directory holds files of somebody else under the names a run writes."""
-    names = ["topology.pdb", "log.csv", "checkpoint.chk", *(f"trajectory.{ending}" for ending in FORMATS)]
-    there = [name for name in names if (folder / name).exists()]
-    if there:
-        raise ValueError(
-            f"{folder} holds {', '.join(there)}, which no run with a config.json there wrote: choose another --output"
-        )
-
-
-def _draw(
-    simulation: StarMDSimulation,
-    frames: int,
-    folder: Path,
-    trajectory_path: Path,
-    append: bool,
-    checkpoint_interval: int,
-    progress: bool,
-) -> bool:
-    """Draw the missing frames; True if a signal ended it before the last."""
-    from tqdm import tqdm
-
-    reporter = app.XTCReporter if trajectory_path.suffix == ".xtc" else app.DCDReporter
-    simulation.reporters.append(reporter(str(trajectory_path), 1, append=append and simulation.currentStep > 0))
-    simulation.reporters.append(
-        app.StateDataReporter(
-            str(folder / "log.csv"), 1, step=True, time=True, speed=True, elapsedTime=True, append=append
-        )
-    )
-    stride = simulation.stride.value_in_unit(unit.picosecond)
-    first, began = simulation.currentStep, time.perf_counter()
-    with (
-        _signals_as_flag() as stopped,
-        tqdm(total=frames, initial=min(first, frames), unit="frame", disable=not progress) as bar,
-    ):
-        while simulation.currentStep < frames and not stopped:
-            simulation.step(1)
-            speed = 86.4 * stride * (simulation.currentStep - first) / (time.perf_counter() - began)
-            bar.set_postfix_str(f"{speed:.0f} ns/day", refresh=False)
-            bar.update(1)
-            if simulation.currentStep % checkpoint_interval == 0:
-                simulation.saveCheckpoint(str(folder / "checkpoint.chk"))
-        if simulation.currentStep > first:
-            simulation.saveCheckpoint(str(folder / "checkpoint.chk"))
-    simulation.reporters.clear()
-    return simulation.currentStep < frames
-
-
-@contextmanager
-def _signals_as_flag() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM, so that a frame is always finished; a second one interrupts at once."""
-    received: list[int] = []
-
-    def note(number: int, _: Any) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:
-        # only the main thread may set handlers; elsewhere the caller's own stay in force
-        before = {}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _begin(folder: Path, simulation: StarMDSimulation, trajectory_path: Path) -> None:
-    """Make the directory and write the topology; leftovers of a run that never reached a checkpoint go."""
-    for leftover in (trajectory_path, folder / "log.csv", folder / "checkpoint.chk"):
-        leftover.unlink(missing_ok=True)
-    positions = simulation.context.getState(positions=True).getPositions()
-    temporary = folder / ".partial-topology.pdb"
-    with open(temporary, "w") as file:
-        app.PDBFile.writeFile(simulation.topology, positions, file, keepIds=True)
-    os.replace(temporary, folder / "topology.pdb")
-
-
-def _truncate_log(path: Path, frames: int) -> None:
-    """Keep the header and the rows of the first frames."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    if len(lines) > frames + 1:
-        write_text(path, "".join(lines[: frames + 1]))
-
-
-def _summarised_frames(path: Path) -> int | None:
-    """Frames that a summary on disk is of; None if there is none."""
-    return json.loads(path.read_text()).get("frames") if path.exists() else None
-
-
-def _summarise(folder: Path, trajectory_path: Path, settings: Settings, speed: float) -> None:
-    """Write picture.png and summary.json."""
-    import mdtraj
-
-    from openmm_starmd.analysis.validity import alpha_carbons
-    from openmm_starmd.evaluation.picture import draw, figures
-
-    start = mdtraj.load(str(folder / "topology.pdb"))
-    trajectory = mdtraj.load(str(trajectory_path), top=start.topology, atom_indices=alpha_carbons(start.topology))
-    found = figures(trajectory, start, settings.stride)
-    summary = {
-        "frames": trajectory.n_frames,
-        "residues": len(found["residue"]),
-        "stride_ps": settings.stride,
-        "length_ps": settings.stride * trajectory.n_frames,
-        "valid_fraction": float(found["valid"].mean()),
-        "rmsd_to_start_nm": {"mean": float(found["rmsd"].mean()), "sd": float(found["rmsd"].std())},
-        "radius_of_gyration_nm": {"mean": float(found["rg"].mean()), "sd": float(found["rg"].std())},
-        "rmsf_mean_nm": float(found["rmsf"].mean()) if trajectory.n_frames > 1 else None,
-        "speed_ns_per_day": None if speed != speed else speed,
-        "settings": asdict(settings),
-    }
-    write_text(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
-    try:
-        draw(folder / "picture.png", found, title=f"{trajectory.n_frames} frames, {settings.stride:g} ps apart")
-    except ImportError as error:
-        warnings.warn(f"no picture.png: {error}", stacklevel=2)
-
 
 DEFAULT_SEED = 0
 FORMATS = ("dcd", "xtc")
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """What decides the frames of a run. None stands for the default, or on resume for what the run has.
 
     Attributes
@@ -334,7 +71,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        The fields of :class:`Settings`, ``sha256`` of the input, and more for the reader's information.
+        The fields of :class:`RunSettings`, ``sha256`` of the input, and more for the reader's information.
 
     Raises
     ------
@@ -343,7 +80,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         config = json.loads(path.read_text())
-        missing = ({f.name for f in fields(Settings)} | {"sha256"}) - set(config)
+        missing = ({f.name for f in fields(RunSettings)} | {"sha256"}) - set(config)
     except (json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{path} is not the configuration of a run: {error}") from error
     if missing:
@@ -351,12 +88,12 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def merge(settings: Settings, digest: str, config: dict[str, Any], path: Path) -> Settings:
+def merge(settings: RunSettings, digest: str, config: dict[str, Any], path: Path) -> RunSettings:
     """Settings of the run on disk, if what was asked for does not contradict them.
 
     Parameters
     ----------
-    settings : Settings
+    settings : RunSettings
         As asked for; None agrees with anything.
     digest : str
         SHA-256 of the input.
@@ -367,7 +104,7 @@ def merge(settings: Settings, digest: str, config: dict[str, Any], path: Path) -
 
     Returns
     -------
-    Settings
+    RunSettings
 
     Raises
     ------
@@ -387,4 +124,286 @@ def merge(settings: Settings, digest: str, config: dict[str, Any], path: Path) -
             f"cannot resume the run in {path.parent}: {'; '.join(changed)}. Leave these options out, or choose "
             "another --output"
         )
-    return Settings(**{f.name: config[f.name] for f in fields(Settings)})
+    return RunSettings(**{f.name: config[f.name] for f in fields(RunSettings)})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes
+    ----------
+    frames : int
+        On disk now.
+    interrupted : bool
+    speed : float
+        ns/day over the frames drawn by this call; nan if there were none.
+    """
+
+    frames: int
+    interrupted: bool
+    speed: float
+
+
+def run(
+    structure: str | os.PathLike[str],
+    frames: int,
+    output: str | os.PathLike[str],
+    settings: RunSettings | None = None,
+    *,
+    device: str | None = None,
+    resume: bool = False,
+    checkpoint_interval: int = 10,
+    progress: bool = True,
+) -> Outcome:
+    """Draw frames into a directory.
+
+    Writes ``config.json``, ``topology.pdb`` (the start structure), ``trajectory.dcd`` or ``.xtc``, ``log.csv``,
+    ``checkpoint.chk``, and at the end ``picture.png`` and ``summary.json``.
+
+    Parameters
+    ----------
+    structure : path
+        PDB or mmCIF file.
+    frames : int
+        Frames in all; a resumed run draws those that are missing.
+    output : path
+        Directory, made if there is none.
+    settings : RunSettings, optional
+    device : str, optional
+        Where the network runs. It may change on resume, but then frames agree only to rounding.
+    resume : bool
+        Resume the run in `output` if there is one.
+    checkpoint_interval : int
+        Frames between checkpoints; a kill costs at most these.
+    progress : bool
+        Show a bar on stderr.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    ValueError
+        If the input cannot be used, `output` holds a run and `resume` is False, or settings differ from that run's.
+    """
+    import torch
+
+    if frames < 1:
+        raise ValueError(f"frames is {frames}; at least one is needed")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    settings, folder = settings or RunSettings(), Path(output)
+    config_path = folder / "config.json"
+    pdb = read_structure(structure)
+    digest = hashlib.sha256(Path(structure).read_bytes()).hexdigest()
+    if config_path.exists():
+        if not resume:
+            raise ValueError(f"{folder} holds a run already: add --resume to go on with it, or choose another --output")
+        settings = merge(settings, digest, read_config(config_path), config_path)
+    simulation, settings = _simulation(pdb, settings, device)
+    files = _Files(folder, f"trajectory.{settings.format}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder, "drawing into"):
+        resumed = files.config.exists() and files.checkpoint.exists()
+        if resumed:
+            _resume(files, simulation)
+        else:
+            if not files.config.exists():
+                _refuse_to_overwrite(folder)
+            config = asdict(settings) | {"input": str(structure), "sha256": digest, "device": device}
+            _begin(files, simulation, config)
+        device_then = read_config(files.config).get("device")
+        if device_then != device:
+            warnings.warn(
+                f"the run was begun on {device_then}: frames will agree with it only to rounding", stacklevel=2
+            )
+
+        done, began = simulation.currentStep, time.perf_counter()
+        shown = progress and sys.stderr is not None
+        interrupted = _draw(simulation, frames, files, resumed, checkpoint_interval, shown)
+        drawn, seconds = simulation.currentStep - done, time.perf_counter() - began
+        stride = simulation.stride.value_in_unit(unit.picosecond)
+        speed = 86.4 * drawn * stride / seconds if drawn else float("nan")
+        # asked for no more than there is, a run keeps the summary and the speed it has
+        if not interrupted and (drawn or _summarised_frames(files.summary) != done):
+            _summarise(files, settings, stride, speed)
+        return Outcome(simulation.currentStep, interrupted, speed)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Files of a run."""
+
+    folder: Path
+    trajectory_name: str
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.json"
+
+    @property
+    def topology(self) -> Path:
+        return self.folder / "topology.pdb"
+
+    @property
+    def trajectory(self) -> Path:
+        return self.folder / self.trajectory_name
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.csv"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.chk"
+
+    @property
+    def summary(self) -> Path:
+        return self.folder / "summary.json"
+
+    @property
+    def picture(self) -> Path:
+        return self.folder / "picture.png"
+
+
+def _simulation(
+    pdb: app.PDBFile | app.PDBxFile, settings: RunSettings, device: str
+) -> tuple[StarMDSimulation, RunSettings]:
+    """The simulation of a run, and the settings with its defaults filled in."""
+    from openmm_starmd.model.weights import DEFAULT_WEIGHTS
+    from openmm_starmd.simulation import StarMDSimulation
+
+    seed = DEFAULT_SEED if settings.seed is None else settings.seed
+    weights = DEFAULT_WEIGHTS if settings.weights is None else settings.weights
+    format = "dcd" if settings.format is None else settings.format
+    if format not in FORMATS:
+        raise ValueError(f"format is {format!r}; choose dcd or xtc")
+    simulation = StarMDSimulation(
+        pdb.topology,
+        pdb.positions,
+        stride=settings.stride,
+        seed=seed,
+        weights=weights or DEFAULT_WEIGHTS,
+        atoms=settings.atoms,
+        steps=settings.steps,
+        device=device,
+    )
+    stride = simulation.stride.value_in_unit(unit.picosecond)
+    return simulation, replace(
+        settings, seed=seed, weights=weights, format=format, stride=stride, atoms=simulation.atoms
+    )
+
+
+def _refuse_to_overwrite(folder: Path) -> None:
+    """Raise a ValueError if the directory holds files of somebody else under the names a run writes."""
+    names = ["topology.pdb", "log.csv", "checkpoint.chk", *(f"trajectory.{ending}" for ending in FORMATS)]
+    there = [name for name in names if (folder / name).exists()]
+    if there:
+        raise ValueError(
+            f"{folder} holds {', '.join(there)}, which no run with a config.json there wrote: choose another --output"
+        )
+
+
+def _begin(files: _Files, simulation: StarMDSimulation, config: dict[str, Any]) -> None:
+    """Write configuration and topology; leftovers of a run that never reached a checkpoint go."""
+    write_text(files.config, json.dumps(config, indent=1) + "\n")
+    for leftover in (files.trajectory, files.log, files.checkpoint):
+        leftover.unlink(missing_ok=True)
+    positions = simulation.context.getState(positions=True).getPositions()
+    with replacing(files.topology) as temporary, temporary.open("w") as file:
+        app.PDBFile.writeFile(simulation.topology, positions, file, keepIds=True)
+
+
+def _resume(files: _Files, simulation: StarMDSimulation) -> None:
+    """Load the checkpoint, and cut trajectory and log back to the frames it knows of."""
+    simulation.loadCheckpoint(str(files.checkpoint))
+    truncate(files.trajectory, simulation.currentStep)
+    if files.log.exists():
+        cut_lines(files.log, simulation.currentStep + 1)  # and the header
+
+
+def _draw(
+    simulation: StarMDSimulation, frames: int, files: _Files, append: bool, checkpoint_interval: int, progress: bool
+) -> bool:
+    """Draw the missing frames; True if a signal ended it before the last."""
+    from tqdm import tqdm
+
+    reporter = app.XTCReporter if files.trajectory.suffix == ".xtc" else app.DCDReporter
+    simulation.reporters.append(reporter(str(files.trajectory), 1, append=append and simulation.currentStep > 0))
+    simulation.reporters.append(
+        app.StateDataReporter(str(files.log), 1, step=True, time=True, speed=True, elapsedTime=True, append=append)
+    )
+    stride = simulation.stride.value_in_unit(unit.picosecond)
+    first, began = simulation.currentStep, time.perf_counter()
+    with (
+        _signals_as_flag() as stopped,
+        tqdm(total=frames, initial=min(first, frames), unit="frame", disable=not progress) as bar,
+    ):
+        while simulation.currentStep < frames and not stopped:
+            simulation.step(1)
+            speed = 86.4 * stride * (simulation.currentStep - first) / (time.perf_counter() - began)
+            bar.set_postfix_str(f"{speed:.0f} ns/day", refresh=False)
+            bar.update(1)
+            if simulation.currentStep % checkpoint_interval == 0:
+                simulation.saveCheckpoint(str(files.checkpoint))
+        if simulation.currentStep > first:
+            simulation.saveCheckpoint(str(files.checkpoint))
+    simulation.reporters.clear()
+    return simulation.currentStep < frames
+
+
+@contextmanager
+def _signals_as_flag() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM, so that a frame is always finished; a second one interrupts at once."""
+    received: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:
+        # only the main thread may set handlers; elsewhere the caller's own stay in force
+        before = {}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _summarised_frames(path: Path) -> int | None:
+    """Frames that a summary on disk is of; None if there is none."""
+    return json.loads(path.read_text()).get("frames") if path.exists() else None
+
+
+def _summarise(files: _Files, settings: RunSettings, stride: float, speed: float) -> None:
+    """Write picture.png and summary.json; `stride` in ps, `speed` in ns/day."""
+    import mdtraj
+
+    from openmm_starmd.analysis.validity import alpha_carbons
+    from openmm_starmd.evaluation.picture import draw, figures
+
+    start = mdtraj.load(str(files.topology))
+    trajectory = mdtraj.load(str(files.trajectory), top=start.topology, atom_indices=alpha_carbons(start.topology))
+    found = figures(trajectory, start, stride)
+    summary = {
+        "frames": trajectory.n_frames,
+        "residues": len(found["residue"]),
+        "stride_ps": stride,
+        "length_ps": stride * trajectory.n_frames,
+        "valid_fraction": float(found["valid"].mean()),
+        "rmsd_to_start_nm": {"mean": float(found["rmsd"].mean()), "sd": float(found["rmsd"].std())},
+        "radius_of_gyration_nm": {"mean": float(found["rg"].mean()), "sd": float(found["rg"].std())},
+        "rmsf_mean_nm": float(found["rmsf"].mean()) if trajectory.n_frames > 1 else None,
+        "speed_ns_per_day": None if math.isnan(speed) else speed,
+        "settings": asdict(settings),
+    }
+    write_text(files.summary, json.dumps(summary, indent=1) + "\n")
+    try:
+        draw(files.picture, found, title=f"{trajectory.n_frames} frames, {stride:g} ps apart")
+    except ImportError as error:
+        warnings.warn(f"no picture.png: {error}", stacklevel=2)

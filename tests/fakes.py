@@ -7,14 +7,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import openmm as mm
-import pytest
 import torch
 from openmm import app, unit
 
-import openmm_starmd.rollout
-from openmm_starmd.diffusion.samplers import SamplerSettings, kept_frames
+from openmm_starmd.diffusion.samplers import SamplerSettings
 from openmm_starmd.model.config import ModelConfig
-from openmm_starmd.rollout import Frame
+from openmm_starmd.rollout import Frame, kept_frames
 from openmm_starmd.simulation import StarMDSimulation
 
 
@@ -130,9 +128,3 @@ class Memory:
     steps = property(lambda self: [row[0] for row in self.rows])
     times = property(lambda self: [row[1] for row in self.rows])
     frames = property(lambda self: [row[2] for row in self.rows])
-
-
-@pytest.fixture
-def fake_rollout(monkeypatch):
-    """Every StarMDSimulation made in the test draws from a FakeRollout."""
-    monkeypatch.setattr(openmm_starmd.rollout, "make_rollout", fake_make_rollout)

@@ -9,7 +9,7 @@ import openmm.app
 import torch
 from openmm import unit
 
-from openmm_starmd.data.windows import Batch, chained
+from openmm_starmd.data.batches import Batch, chained
 from openmm_starmd.geometry.residues import AMINO_ACIDS
 from openmm_starmd.geometry.rigid import Rigids, rigids_from_backbone
 from openmm_starmd.geometry.so3 import exp_map

@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import mdtraj
 import numpy as np
 import pytest
+import torch
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+from benchmarks import ablation, coverage, fidelity, learning_curves, throughput
+from benchmarks.lib import criteria, drawing, side_chains, stationarity, throughput_measure
+from benchmarks.lib.paths import BENCHMARKS
+from openmm_starmd.model.config import preset
+from openmm_starmd.model.masks import block_causal_mask
+from openmm_starmd.model.weights import DEFAULT_WEIGHTS, load_weights
+from openmm_starmd.release import figures
+
+SCRIPTS = sorted(
+    ".".join(path.relative_to(BENCHMARKS.parent).with_suffix("").parts)
+    for folder in (BENCHMARKS, BENCHMARKS / "derive")
+    for path in folder.glob("*.py")
+    if path.name != "__init__.py"
+)
 
 
-@pytest.fixture
-def coverage(monkeypatch):
-    """benchmarks/coverage.py, under another name than the package coverage has."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("benchmarks_coverage", BENCHMARKS / "coverage.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help(script, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [script, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(script).main()
+    assert not ended.value.code
+    assert "usage:" in capsys.readouterr().out
 
 
-def made_up(coverage, shift: float = 0.0, second: bool = True) -> dict:
+def made_up(shift: float = 0.0, second: bool = True) -> dict:
     """A protein: two seeds 0.2 apart around 0.5, a ceiling, a floor with nothing but recall."""
 
     def row(label: str, *runs: dict[str, float]) -> dict:
@@ -52,8 +67,8 @@ def line(text: str, label: str, which: int = 0) -> list[str]:
     return [cell.strip() for cell in found[which].strip("|").split("|")]
 
 
-def test_coverage_table(coverage):
-    results = {"one": made_up(coverage), "two": made_up(coverage, 0.2, second=False)}
+def test_coverage_table():
+    results = {"one": made_up(), "two": made_up(0.2, second=False)}
     summary = coverage.means(results)
     settings = coverage.evaluate.Settings()
     text = coverage.table(results, summary, settings)
@@ -76,7 +91,7 @@ def test_coverage_table(coverage):
         assert part in said
 
 
-def test_paper_rows(coverage):
+def test_paper_rows():
     text = coverage.paper_table()
     assert "not comparable" in text and "the paper's own" in text.lower() and "100 ns, 82 test proteins" in text
     assert line(text, "STAR-MD")[1:] == ["0.43", "0.54", "0.17", "0.07", "0.02", "0.10", "86.8", "85.3"]
@@ -86,7 +101,7 @@ def test_paper_rows(coverage):
     assert line(text, "AlphaFolding")[1:] == ["-", "0.01", "0.17", "-", "-", "-", "-", "0.11"]
 
 
-def test_equal_wall_clock(coverage, tmp_path):
+def test_equal_wall_clock(tmp_path):
     # 3 frames stand for 7, 10 for 4, in order
     assert coverage.spread_evenly(3, 7).tolist() == [0, 0, 0, 1, 1, 2, 2]
     assert coverage.spread_evenly(10, 4).tolist() == [0, 2, 5, 7]
@@ -103,12 +118,6 @@ def test_equal_wall_clock(coverage, tmp_path):
     assert coverage.wall_clock(arguments)[0] == 4.0
 
 
-def load(monkeypatch, name: str):
-    """A module of benchmarks/, which import each other as scripts do."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module(name)
-
-
 def autoregressive(rng: np.random.Generator, runs: int, count: int, time: float) -> np.ndarray:
     """Series [runs, count] of unit variance with an exponential correlation time."""
     keep = np.exp(-1 / time)
@@ -118,20 +127,18 @@ def autoregressive(rng: np.random.Generator, runs: int, count: int, time: float)
     return values
 
 
-def test_slope_of_a_line(monkeypatch):
-    slope = load(monkeypatch, "stationarity").slope
-    found = slope(2.0 + 0.5 * np.arange(50), interval=0.1)
+def test_slope_of_a_line():
+    found = stationarity.slope(2.0 + 0.5 * np.arange(50), interval=0.1)
     assert found.value == pytest.approx(5.0) and found.error == pytest.approx(0.0, abs=1e-9) and not found.flat
     # ordinary least squares where values are independent
     y = np.random.default_rng(1).normal(size=2000)
     t = np.arange(2000)
     fitted, covariance = np.polyfit(t, y, 1, cov=True)
-    found = slope(y)
+    found = stationarity.slope(y)
     assert found.value == pytest.approx(fitted[0]) and found.error == pytest.approx(np.sqrt(covariance[0, 0]), rel=0.15)
 
 
-def test_slope_knows_of_correlation(monkeypatch):
-    stationarity = load(monkeypatch, "stationarity")
+def test_slope_knows_of_correlation():
     rng = np.random.default_rng(0)
     series = autoregressive(rng, 300, 1000, 10.0)
     found = [stationarity.slope(y) for y in series]
@@ -150,12 +157,11 @@ def test_slope_knows_of_correlation(monkeypatch):
     assert three.error == pytest.approx(np.sqrt(sum(s.error**2 for s in found[:3])) / 3)
 
 
-def test_too_few_independent_values_make_no_verdict(monkeypatch):
-    slope = load(monkeypatch, "stationarity").slope
-    found = slope(np.sin(np.arange(200) / 100))
+def test_too_few_independent_values_make_no_verdict():
+    found = stationarity.slope(np.sin(np.arange(200) / 100))
     assert np.isnan(found.error) and not found.flat
     with pytest.raises(ValueError, match="at least three"):
-        slope(np.array([1.0, 2.0]))
+        stationarity.slope(np.array([1.0, 2.0]))
 
 
 def protein_figures(**changes) -> dict:
@@ -187,18 +193,17 @@ def protein_figures(**changes) -> dict:
     return result
 
 
-def verdicts(monkeypatch, **changes) -> dict[str, bool | None]:
-    criteria, tables = load(monkeypatch, "criteria"), load(monkeypatch, "fidelity_tables")
+def verdicts(**changes) -> dict[str, bool | None]:
     results = {"good": protein_figures(), "changed": protein_figures(**changes)}
-    lines = criteria.judge(results, tables.means(results), 200)
-    text = criteria.table(lines)
+    lines = criteria.judge(results, figures.means(results), 200)
+    text = figures.criteria_table(lines)
     assert len(text.splitlines()) == len(lines) + 2
     assert text.count("**FAIL**") == sum(line["passed"] is False for line in lines)
     return {line["line"]: line["passed"] for line in lines}
 
 
-def test_everything_passes_when_everything_is_right(monkeypatch):
-    found = verdicts(monkeypatch)
+def test_everything_passes_when_everything_is_right():
+    found = verdicts()
     assert len(found) == 11 and set(found.values()) == {True}
 
 
@@ -219,23 +224,22 @@ def test_everything_passes_when_everything_is_right(monkeypatch):
         ("side_chains__model__chi1_alike", 0.5, {"side chains: χ1 populations alike (< 0.25)"}),
     ],
 )
-def test_each_line_fails_for_its_own_reason(monkeypatch, change, value, failing):
-    found = verdicts(monkeypatch, **{change: value})
+def test_each_line_fails_for_its_own_reason(change, value, failing):
+    found = verdicts(**{change: value})
     assert {name for name, passed in found.items() if not passed} == failing
 
 
-def test_what_was_not_measured_is_no_pass(monkeypatch):
-    found = verdicts(monkeypatch, slopes=None, model__lag_ratios=[], lag_ps=[])
+def test_what_was_not_measured_is_no_pass():
+    found = verdicts(slopes=None, model__lag_ratios=[], lag_ps=[])
     assert [passed for name, passed in found.items() if name.startswith("slope")] == [None, None]
-    found = verdicts(monkeypatch, second=None)
+    found = verdicts(second=None)
     assert found["mean RMSF r beside the second replica's"] is None  # the other protein has one
     lag = "RMSD against lag, every protein"
-    assert verdicts(monkeypatch, lag_ps=[10.0, 100.0])[lag] is None
-    assert verdicts(monkeypatch, lag_ps=[10.0, 100.0], model__lag_ratios=[1.0, 0.6])[lag] is False
+    assert verdicts(lag_ps=[10.0, 100.0])[lag] is None
+    assert verdicts(lag_ps=[10.0, 100.0], model__lag_ratios=[1.0, 0.6])[lag] is False
 
 
-def test_side_chain_agreement(monkeypatch):
-    side_chains = load(monkeypatch, "side_chains")
+def test_side_chain_agreement():
     # residue 0: always gauche+; 1: half trans, half gauche-; 2: as 0, but in the other run trans
     reference = np.array([[60.0, 180.0, 60.0]] * 2 + [[60.0, 300.0, 60.0]] * 2)
     run = np.array([[70.0, 170.0, 180.0]] * 4)
@@ -252,8 +256,7 @@ def test_side_chain_agreement(monkeypatch):
     assert same["chi1_distance"] == 0 and same["chi1_alike"] == 1 and same["chi1_error"] == pytest.approx(0)
 
 
-def test_side_chains_of_md(monkeypatch):
-    side_chains, drawing = load(monkeypatch, "side_chains"), load(monkeypatch, "drawing")
+def test_side_chains_of_md():
     folder = BENCHMARKS / "data" / "1l2y_A"
     first, second = (drawing.read_replica(folder, n, 10.0, atoms=True)[:20] for n in (1, 2))
     residues, angles = side_chains.chi1(first)
@@ -265,13 +268,12 @@ def test_side_chains_of_md(monkeypatch):
     found = side_chains.compare([first], first, second, first[0], bonded)
     assert found["model"]["chi1_alike"] == 1 and found["model"]["chi1_distance"] == 0
     assert 0 < found["second"]["chi1_distance"] < 1
-    text = side_chains.table({"trp-cage": {"side_chains": found}})
+    text = figures.side_chain_table({"trp-cage": {"side_chains": found}})
     assert line(text, "**STAR-MD**")[0] == "trp-cage (13 χ1)" and line(text, "reference MD")[5:9] == ["-"] * 4
-    assert side_chains.table({"trp-cage": {"side_chains": None}}) == ""
+    assert figures.side_chain_table({"trp-cage": {"side_chains": None}}) == ""
 
 
-def test_lags_and_blocks(monkeypatch):
-    fidelity = load(monkeypatch, "fidelity")
+def test_lags_and_blocks():
     assert fidelity.lags_of(10.0, 101) == [1, 2, 5, 10, 20]
     assert fidelity.lags_of(10.0, 20) == [1, 2, 5, 10]
     assert fidelity.lags_of(100.0, 11) == [1, 2]
@@ -290,7 +292,6 @@ def broken(run: mdtraj.Trajectory, frames: int) -> mdtraj.Trajectory:
 
 def test_fidelity_of_md_that_plays_the_model(monkeypatch, tmp_path):
     """Replica 1 drawn as the model: figures against both replicas, replicas of different lengths, both strides."""
-    fidelity, drawing = load(monkeypatch, "fidelity"), load(monkeypatch, "drawing")
     name = "1l2y_A"
     source, folder = BENCHMARKS / "data" / name, tmp_path / name
     folder.mkdir()
@@ -323,10 +324,9 @@ def test_fidelity_of_md_that_plays_the_model(monkeypatch, tmp_path):
     lost = fidelity.measure(folder, 1, 10.0, settings, arguments, both=True)
     assert lost["model"]["valid"] == pytest.approx(11 / 15) and np.isnan(lost["model"]["rmsf_amplitude"])
     assert lost["side_chains"] is None and np.isnan(lost["slopes"]["rg"]["value"])
-    tables = load(monkeypatch, "fidelity_tables")
-    judged = load(monkeypatch, "criteria").judge({name: lost}, tables.means({name: lost}), 15)
+    judged = criteria.judge({name: lost}, figures.means({name: lost}), 15)
     assert not any(item["passed"] for item in judged)
-    assert tables.table({name: lost}, "GNM 7 Å") and tables.slope_table({name: lost})
+    assert figures.fidelity_table({name: lost}, "GNM 7 Å") and figures.slope_table({name: lost})
     monkeypatch.setattr(fidelity, "rollout", played)
 
     # MD's own RMSD to start comes from all frames of the time compared, not from those at the stride
@@ -347,9 +347,6 @@ def test_fidelity_of_md_that_plays_the_model(monkeypatch, tmp_path):
 
 
 def test_rollouts_are_kept_and_taken_from_the_store(monkeypatch, tmp_path):
-    drawing = load(monkeypatch, "drawing")
-    from openmm_starmd.model.weights import DEFAULT_WEIGHTS
-
     path = BENCHMARKS / "data" / "1l2y_A" / "1l2y_A.pdb"
     settings = drawing.Drawing(DEFAULT_WEIGHTS, steps=2, heavy=True, store=tmp_path)
     first = drawing.rollout(path, 3, 0, 10.0, settings)
@@ -374,8 +371,7 @@ def test_rollouts_are_kept_and_taken_from_the_store(monkeypatch, tmp_path):
     assert drawing.read_replica(path.parent, 7, 1.0) is None
 
 
-def test_throughput_table(monkeypatch, tmp_path):
-    throughput = load(monkeypatch, "throughput")
+def test_throughput_table(tmp_path):
     training = {"frames": 8, "tokens_per_second": 1000.0, "steps_per_second": 2.0, "seconds_per_step": 0.5}
     training |= {"flops_per_step": 2e12, "flops_per_second": 4e12, "peak_mib": 900.0}
     rollout = {"seconds_per_denoising_step": 0.02, "seconds_per_frame": 0.42, "peak_mib": 500.0}
@@ -419,13 +415,8 @@ def test_throughput_table(monkeypatch, tmp_path):
     assert text.count("results:x") == 2 and "first" not in text and text.index("second") < text.index("kept")
 
 
-def test_operations_of_attention_are_counted_by_what_sees_what(monkeypatch):
-    throughput = load(monkeypatch, "throughput_measure")
-    import torch
-
-    from openmm_starmd.model.masks import block_causal_mask
-
-    count = throughput.AttentionCount()
+def test_operations_of_attention_are_counted_by_what_sees_what():
+    count = throughput_measure.AttentionCount()
     tokens = torch.randn(1, 2, 12, 8, requires_grad=True)
     mask = block_causal_mask(2, 4)  # clean 0, 1, noisy 1: 1 + 2 + 2 of 9 pairs of frames
     count(tokens, tokens, tokens, mask)
@@ -433,29 +424,23 @@ def test_operations_of_attention_are_counted_by_what_sees_what(monkeypatch):
     # a layer of known size: y = x W forward, two products backward
     weight = torch.randn(8, 16, requires_grad=True)
     x = torch.randn(4, 8, requires_grad=True)
-    assert throughput.operations(lambda: (x @ weight).sum().backward()) == 3 * 2 * 4 * 8 * 16
+    assert throughput_measure.operations(lambda: (x @ weight).sum().backward()) == 3 * 2 * 4 * 8 * 16
 
 
-def test_throughput_measures_small_networks(monkeypatch):
-    throughput, measuring = load(monkeypatch, "throughput"), load(monkeypatch, "throughput_measure")
-    from dataclasses import replace
-
-    from openmm_starmd.model.config import preset
-
+def test_throughput_measures_small_networks():
     sizes = {"c_s": 16, "c_z": 8, "blocks": 2, "conditioner_layers": 1, "conditioner_s": 16, "conditioner_z": 8}
     config = replace(preset("mini"), **sizes, steps=2)
-    short, long = (measuring.measure_training(config, 12, frames, "cpu", 0.0) for frames in (2, 4))
+    short, long = (throughput_measure.measure_training(config, 12, frames, "cpu", 0.0) for frames in (2, 4))
     assert short["tokens_per_second"] == pytest.approx(24 * short["steps_per_second"])
     # 7 frames with their noisy copies against 3
     assert 1.5 < long["flops_per_step"] / short["flops_per_step"] < 3
-    rollout = measuring.measure_rollout(config, 12, 5, 2, "cpu", 0.0)
+    rollout = throughput_measure.measure_rollout(config, 12, 5, 2, "cpu", 0.0)
     assert rollout["seconds_per_frame"] == pytest.approx(3 * rollout["seconds_per_denoising_step"])
     arguments = argparse.Namespace(history=3, seconds=0.0, threads=1, memory=2.0, timeout=0.01)
     assert "0.01 s" in throughput.attempt("training", "cpu", "mini", 16, 2, arguments)["skipped"]
 
 
-def test_ablation_of_made_up_rollouts(monkeypatch):
-    ablation = load(monkeypatch, "ablation")
+def test_ablation_of_made_up_rollouts():
     assert ablation.blocks(np.array([True] * 100 + [False] * 50)) == [1.0, 0.0]
 
     def variant(*shares: float) -> dict:
@@ -487,9 +472,6 @@ def test_ablation_of_made_up_rollouts(monkeypatch):
 
 def test_ablation_trains_and_goes_on(monkeypatch, tmp_path, capsys):
     pytest.importorskip("lightning")
-    ablation = load(monkeypatch, "ablation")
-    from openmm_starmd.model.weights import load_weights
-
     (tmp_path / "data").mkdir()
     for name in ("training/1t2y_A", "1l2y_A"):
         (tmp_path / "data" / Path(name).name).symlink_to(BENCHMARKS / "data" / name)
@@ -520,20 +502,19 @@ def test_ablation_trains_and_goes_on(monkeypatch, tmp_path, capsys):
 
 
 def test_curves(monkeypatch, tmp_path, capsys):
-    curves = load(monkeypatch, "curves")
     pytest.importorskip("matplotlib")
     x = np.array([1.0, 2.0, 4.0])
-    fitted = curves.fit(x, 0.3 + 0.1 * np.log2(x))
+    fitted = learning_curves.fit(x, 0.3 + 0.1 * np.log2(x))
     assert fitted.slope == pytest.approx(0.1 / np.log(2)) and fitted.slope_error == pytest.approx(0, abs=1e-12)
     assert fitted.at(8.0)[0] == pytest.approx(0.6) and fitted.reaches(0.7) == pytest.approx(16)
     # errors as ordinary least squares has them
     y = np.array([0.3, 0.45, 0.48])
-    noisy = curves.fit(x, y)
+    noisy = learning_curves.fit(x, y)
     slope, covariance = np.polyfit(np.log(x), y, 1, cov=True)
     assert noisy.slope == pytest.approx(slope[0]) and noisy.slope_error == pytest.approx(np.sqrt(covariance[0, 0]))
-    assert np.isnan(curves.fit(x[:2], y[:2]).slope_error)
+    assert np.isnan(learning_curves.fit(x[:2], y[:2]).slope_error)
     with pytest.raises(ValueError, match="two different x"):
-        curves.fit(np.array([3.0, 3.0]), y[:2])
+        learning_curves.fit(np.array([3.0, 3.0]), y[:2])
 
     files = []
     for i, value in enumerate((0.3, 0.4, 0.5)):
@@ -546,8 +527,10 @@ def test_curves(monkeypatch, tmp_path, capsys):
         path = tmp_path / f"{i}.json"
         path.write_text(json.dumps({"settings": {"stride": 10.0}, "proteins": proteins}))
         files.append(f"{2**i}={path}")
-    monkeypatch.setattr("sys.argv", ["curves.py", *reversed(files), "--over", "ns", "--output", str(tmp_path / "c")])
-    curves.main()
+    monkeypatch.setattr(
+        "sys.argv", ["learning_curves.py", *reversed(files), "--over", "ns", "--output", str(tmp_path / "c")]
+    )
+    learning_curves.main()
     written = json.loads((tmp_path / "c.json").read_text())
     amplitude = written["figures"]["rmsf_amplitude"]
     assert written["x"] == [1, 2, 4] and set(amplitude["proteins"]) == {"a", "b"}
@@ -558,44 +541,3 @@ def test_curves(monkeypatch, tmp_path, capsys):
     assert (tmp_path / "c.png").read_bytes()[:4] == b"\x89PNG"
     text = capsys.readouterr().out
     assert "no law" in text and "+0.100" in text
-
-
-def test_card_of_weights(monkeypatch, tmp_path):
-    card = load(monkeypatch, "model_card")
-    tables = load(monkeypatch, "fidelity_tables")
-    from openmm_starmd.model.weights import BUNDLED, DEFAULT_WEIGHTS
-
-    folder = BUNDLED / DEFAULT_WEIGHTS
-    proteins = {"1l2y_A": protein_figures()}
-    settings = {"seeds": [0, 1, 2], "frames": 200, "weights": "w", "training": None}
-    for name, stride, training in (
-        ("fidelity", 10.0, None),
-        ("fidelity-100ps", 100.0, None),
-        ("fidelity-training", 10.0, ["x"]),
-    ):
-        lines = [{"line": "valid", "measured": "100 %", "demanded": ">= 99 %", "passed": True}]
-        content = {"settings": settings | {"stride": stride, "training": training}, "proteins": proteins}
-        content |= {"means": tables.means(proteins), "criteria": lines}
-        (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    speed = {"ratio": [1, 2, 3], "structure": "s", "residues": 1, "atoms": 2, "threads": 1, "machine": "m"}
-    (tmp_path / "speed.json").write_text(json.dumps(speed))
-    text = card.render(folder, tmp_path)
-    assert text.startswith(f"# {DEFAULT_WEIGHTS}") and "Measured at 10 and 100 ps" in text
-    assert "### Held-out proteins, 10 ps" in text and "### Held-out proteins, 100 ps" in text
-    assert text.count("What was demanded") == 2 and text.count("not trained on, 10 ps") == 1
-    listing = json.loads((folder / "training_data.json").read_text())
-    parent = listing["recipe"].get("start_from")
-    assert (f"fine-tuned from {parent}" if parent else "trained from scratch") in text
-    assert all(note in text for note in listing.get("notes", []))
-    assert "**STAR-MD**" in text and "{" not in text
-    assert f"{len(listing['proteins'])} proteins" in text
-    said = {"settings": {"steps": 5, "frames": 500, "stride": 10}, "conclusion": ["noise helps"], "variants": {}}
-    (tmp_path / "ablation.json").write_text(json.dumps(said))
-    assert "- noise helps" in card.render(folder, tmp_path)
-    assert "learning rate" in card.describe(listing["recipe"])
-    # figures of other weights are refused
-    content = json.loads((tmp_path / "fidelity.json").read_text())
-    content["settings"]["weights_sha256"] = "0" * 64
-    (tmp_path / "fidelity.json").write_text(json.dumps(content))
-    with pytest.raises(SystemExit, match="of other weights"):
-        card.render(folder, tmp_path)

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
+from scipy.spatial.distance import jensenshannon
 
-from openmm_starmd.analysis.flexibility import superpose
 from openmm_starmd.analysis.matching import require_matched
+from openmm_starmd.geometry.superposition import superpose
 
 Array = NDArray[np.float64]
 
@@ -160,15 +161,8 @@ def jensen_shannon(p: NDArray[Any], q: NDArray[Any], base: float = 2.0, root: bo
     p, q = np.asarray(p, dtype=np.float64).ravel(), np.asarray(q, dtype=np.float64).ravel()
     if p.sum() <= 0 or q.sum() <= 0:
         return float("nan")
-    p, q = p / p.sum(), q / q.sum()
-    middle = (p + q) / 2
-
-    def divergence(a: NDArray[Any]) -> float:
-        some = a > 0
-        return float((a[some] * np.log(a[some] / middle[some])).sum())
-
-    value = max(0.0, (divergence(p) + divergence(q)) / 2 / np.log(base))
-    return float(np.sqrt(value)) if root else value
+    distance = float(jensenshannon(p, q, base))
+    return distance if root else distance**2
 
 
 def histogram(points: Array, edges: list[Array]) -> NDArray[np.int64]:
@@ -232,7 +226,19 @@ def coverage(
     counts = (int(np.sum(masks[0])), int(np.sum(masks[1])))
     nan = float("nan")
     if min(counts) == 0 or counts[0] < 2:
-        return Coverage(nan, 0.0 if counts[0] else nan, nan, nan, bins, dimensions, root, base, shares, counts, nan)
+        return Coverage(
+            jsd=nan,
+            recall=0.0 if counts[0] else nan,
+            precision=nan,
+            f1=nan,
+            bins=bins,
+            dimensions=dimensions,
+            root=root,
+            base=base,
+            valid=shares,
+            frames=counts,
+            explained=nan,
+        )
     projection = projection or fit_projection(reference[masks[0]], dimensions)
     used = min(dimensions, len(projection.components))
     points = [
@@ -245,8 +251,16 @@ def coverage(
     p, q = (histogram(x, edges) for x in points)
     shared = int(((p > 0) & (q > 0)).sum())
     recall, precision = shared / int((p > 0).sum()), shared / int((q > 0).sum())
-    f1 = 2 * recall * precision / (recall + precision) if shared else 0.0
-    explained = float(projection.explained[:used].sum())
     return Coverage(
-        jensen_shannon(p, q, base, root), recall, precision, f1, bins, used, root, base, shares, counts, explained
+        jsd=jensen_shannon(p, q, base, root),
+        recall=recall,
+        precision=precision,
+        f1=2 * recall * precision / (recall + precision) if shared else 0.0,
+        bins=bins,
+        dimensions=used,
+        root=root,
+        base=base,
+        valid=shares,
+        frames=counts,
+        explained=float(projection.explained[:used].sum()),
     )

@@ -39,9 +39,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from openmm_starmd.analysis.stereochemistry import dihedrals, find_judged, ramachandran_outliers, rotamer_outliers
+from openmm_starmd.analysis.stereochemistry import find_judged, ramachandran_outliers, rotamer_outliers
 from openmm_starmd.geometry.ideal import ATOM_NAMES, ideal_atoms
 from openmm_starmd.geometry.residues import AMINO_ACIDS, SIDE_CHAIN_BONDS
+from openmm_starmd.geometry.torsions import dihedrals
 
 BOND_MILD, BOND_GRAVE, DISULFIDE_GRAVE = 0.02, 0.05, 0.2  # nm
 CHIRALITY_GRAVE = 0.2
@@ -275,7 +276,7 @@ class Inspector:
 def _ideal_lengths() -> dict[tuple[str, frozenset[str]], float]:
     """Lengths, nm, of side-chain bonds by residue and pair of atoms; no bond that closes the ring of proline."""
     count = len(AMINO_ACIDS)
-    backbone = np.array([[0.0, 0.146, 0.0], [0.0, 0.0, 0.0], [0.153, 0.0, 0.0]])
+    backbone = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])  # only its directions are read
     atoms = ideal_atoms(np.arange(count), np.tile(backbone, (count, 1, 1)), np.zeros((count, 5)))
     lengths = {}
     for row, name in enumerate(AMINO_ACIDS):

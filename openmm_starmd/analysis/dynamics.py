@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,11 @@ Array = NDArray[np.float64]
 
 COMPONENTS = 32  # of the autocorrelation, as in the paper
 SLOW = 10  # components given to tICA and VAMP
+_STILL = 1e-9  # nm, largest standard deviation of a run that does not move
+_EPSILON = 1e-10  # variances below this share of the largest count as none
 
 
-def _deeptime(module: str):
+def _deeptime(module: str) -> Any:
     """A module of deeptime, or an error that names the extra."""
     from importlib import import_module
 
@@ -88,7 +91,7 @@ def slow_profile(points: NDArray[np.floating], projection: Projection, lag: int)
     """
     points = np.asarray(points, dtype=np.float64)[:, :SLOW]
     residues = len(projection.target)
-    if points.std(0).max() < 1e-9:
+    if points.std(0).max() < _STILL:
         return np.full(residues, np.nan)
     model = _deeptime("decomposition").TICA(lagtime=lag, dim=1, scaling=None).fit(points).fetch_model()
     slowest = model.transform(points)[:, 0]
@@ -125,31 +128,27 @@ def vamp2_gap(
         VAMP-2 score (Wu and Noé 2020, J. Nonlinear Sci. 30, 23) of the reference's singular functions on the reference,
         the constant included, and that score minus the score of the same functions on the run: 0 for the same run, up
         to score - 1 for one without memory. The gap is nan for a run that does not move.
+
+    Notes
+    -----
+    Both runs are scaled to the same size, which no score depends on, for deeptime's cutoff of variances is absolute.
     """
+    decomposition, covariance = _deeptime("decomposition"), _deeptime("covariance")
     reference, generated = (np.asarray(x, dtype=np.float64)[:, :SLOW] for x in (reference, generated))
-    start, end = reference[:-lag], reference[lag:]
-    whiten = [_whitening(x - x.mean(0)) for x in (start, end)]
-    cross = (start - start.mean(0)).T @ (end - end.mean(0)) / len(start)
-    left, _, right = np.linalg.svd(whiten[0].T @ cross @ whiten[1])
-    functions = whiten[0] @ left[:, :processes], whiten[1] @ right[:processes].T
-    score = _vamp2(start @ functions[0], end @ functions[1])
-    if generated.std(0).max() < 1e-9:
-        return score, float("nan")
-    return score, score - _vamp2(generated[:-lag] @ functions[0], generated[lag:] @ functions[1])
+    scaled = reference / reference.std(0).max()
+    model = decomposition.VAMP(lagtime=lag, epsilon=_EPSILON).fit(scaled).fetch_model()
 
+    def score(points: Array) -> float:
+        estimator = covariance.Covariance(lag, compute_c0t=True, compute_ctt=True, remove_data_mean=True)
+        covariances = estimator.fit(points / points.std(0).max()).fetch_model()
+        try:
+            return float(decomposition.vamp_score(model, 2, covariances, processes, _EPSILON))
+        except _deeptime("numeric").ZeroRankError:
+            # a run that moves in its first or last frames only: just the constant has a counterpart a lag away
+            return 1.0
 
-def _whitening(x: Array) -> Array:
-    """Matrix [k, rank] that makes mean-free data [pairs, k] white."""
-    values, vectors = np.linalg.eigh(x.T @ x / len(x))
-    keep = values > 1e-10 * values.max()
-    return vectors[:, keep] / np.sqrt(values[keep])
-
-
-def _vamp2(left: Array, right: Array) -> float:
-    """VAMP-2 score of functions at the start [pairs, k] and at the end [pairs, k] of a lag, the constant included."""
-    left, right = left - left.mean(0), right - right.mean(0)
-    whitened = _whitening(left).T @ (left.T @ right / len(left)) @ _whitening(right)
-    return 1.0 + float((whitened**2).sum())
+    own = score(reference)
+    return own, own - score(generated) if generated.std(0).max() >= _STILL else float("nan")
 
 
 @dataclass(frozen=True)

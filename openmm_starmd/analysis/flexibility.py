@@ -1,4 +1,4 @@
-"""How much and where a protein moves: RMSD, radius of gyration, RMSF, contacts, RMSD against lag, and how runs compare.
+"""How much and where a protein moves: radius of gyration, RMSF, contacts, RMSD against lag, and how runs compare.
 
 The functions take Cα positions as arrays [frames, N, 3] in nm and return nm. What grows with both frames and pairs is
 worked through in chunks.
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmm_starmd.analysis.validity import alpha_carbons
+from openmm_starmd.geometry.superposition import rmsd, superpose
 
 Array = NDArray[np.float64]
 
@@ -21,54 +22,6 @@ CONTACT_SEPARATION = 3  # residues along the chain
 
 # Frames per chunk are chosen so that one array of distances stays below this many numbers (64 MB).
 _CHUNK = 8_000_000
-
-
-def superpose(moving: NDArray[np.floating], target: NDArray[np.floating]) -> Array:
-    """Superpose frames on targets by least squares (Kabsch 1976), all atoms with one weight.
-
-    Parameters
-    ----------
-    moving : ndarray [frames, N, 3]
-        nm.
-    target : ndarray [N, 3] or [frames, N, 3]
-        nm; one for all or one each.
-
-    Returns
-    -------
-    ndarray [frames, N, 3]
-        nm, in the pose of the targets.
-    """
-    moving, target = np.asarray(moving, dtype=np.float64), np.asarray(target, dtype=np.float64)
-    center = target.mean(-2, keepdims=True)
-    centered = moving - moving.mean(-2, keepdims=True)
-    u, _, vt = np.linalg.svd(np.swapaxes(centered, -1, -2) @ (target - center))
-    handedness = np.sign(np.linalg.det(u) * np.linalg.det(vt))
-    u[..., -1] *= handedness[..., None]
-    return centered @ (u @ vt) + center
-
-
-def rmsd(frames: NDArray[np.floating], target: NDArray[np.floating]) -> Array:
-    """RMSD after superposition.
-
-    Parameters
-    ----------
-    frames : ndarray [frames, N, 3]
-        nm.
-    target : ndarray [N, 3] or [frames, N, 3]
-        nm; one for all or one each.
-
-    Returns
-    -------
-    ndarray [frames]
-        nm.
-    """
-    target = np.asarray(target)
-    result = np.empty(len(frames))
-    for begin in range(0, len(frames), 1000):
-        part = slice(begin, begin + 1000)
-        goal = target if target.ndim == 2 else target[part]
-        result[part] = np.sqrt(((superpose(frames[part], goal) - goal) ** 2).sum(-1).mean(-1))
-    return result
 
 
 def radius_of_gyration(frames: NDArray[np.floating]) -> Array:

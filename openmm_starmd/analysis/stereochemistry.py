@@ -26,53 +26,27 @@ from numpy.typing import NDArray
 
 from openmm_starmd.analysis.ramachandran import RAMACHANDRAN
 from openmm_starmd.analysis.validity import alpha_carbons, bonded_neighbours
+from openmm_starmd.geometry.residues import (
+    ALTERNATIVE_SIDE_CHAIN_ATOMS,
+    BOND_LENGTHS,
+    CHI_ATOMS,
+    STAGGERED_CHI,
+    canonical_name,
+)
+from openmm_starmd.geometry.torsions import dihedrals
 
 RAMACHANDRAN_LIMIT = 0.0412
 ROTAMER_LIMIT = 0.0705
 
-# nm; Engh and Huber 1991, Acta Cryst. A47, 392. The tolerance is over five times the thermal spread at 300 K.
-BOND_LENGTHS = {"N-CA": 0.1458, "CA-C": 0.1525, "C-N": 0.1329}
-BOND_TOLERANCE = 0.02
+BOND_TOLERANCE = 0.02  # nm, over five times the thermal spread at 300 K
 PLANARITY = 30.0  # degrees of ω from 0 or 180
 STAGGERED = 40.0  # degrees
 AROMATIC = 75.0  # degrees
 
-# The atom that ends each χ angle; the four atoms are consecutive along the chain N, CA, CB, ...
-_SIDE_CHAINS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "CYS": (("SG",),),
-    "SER": (("OG",),),
-    "THR": (("OG1",),),
-    "VAL": (("CG1",),),
-    "ILE": (("CG1",), ("CD1", "CD")),
-    "LEU": (("CG",), ("CD1",)),
-    "MET": (("CG",), ("SD",)),
-    "LYS": (("CG",), ("CD",), ("CE",), ("NZ",)),
-    "ARG": (("CG",), ("CD",), ("NE",)),
-    "GLU": (("CG",), ("CD",)),
-    "GLN": (("CG",), ("CD",)),
-    "ASP": (("CG",),),
-    "ASN": (("CG",),),
-    "HIS": (("CG",),),
-    "TRP": (("CG",),),
-    "PHE": (("CG",), ("CD1",)),
-    "TYR": (("CG",), ("CD1",)),
-    "PRO": (("CG",),),
-}
-_ALIASES = {
-    "HID": "HIS",
-    "HIE": "HIS",
-    "HIP": "HIS",
-    "HSD": "HIS",
-    "HSE": "HIS",
-    "HSP": "HIS",
-    "CYX": "CYS",
-    "CYM": "CYS",
-}
-_ALIASES |= {"ASH": "ASP", "GLH": "GLU", "LYN": "LYS", "MSE": "MET"}
-
-# Chiral centres: centre, then the three neighbours whose triple product is positive in L-amino acids.
+# Chiral centres of side chains: centre, then the three neighbours whose triple product is positive in L-amino acids.
 _CENTERS = {"THR": ("CB", "CA", "OG1", "CG2"), "ILE": ("CB", "CA", "CG1", "CG2")}
 
+_SHARES = ("bad_bonds", "twisted", "cis", "ramachandran", "rotamer")
 _CHUNK = 4_000_000  # numbers per gathered array
 
 
@@ -142,14 +116,26 @@ def _rows(rows: Sequence[tuple[int, ...]], width: int) -> NDArray[np.int64]:
 
 
 def find_judged(topology: mdtraj.Topology, bonded: NDArray[np.bool_]) -> JudgedAtoms:
-    """Look up the atoms of everything that is judged."""
+    """Look up the atoms of everything that is judged.
+
+    Parameters
+    ----------
+    topology : mdtraj.Topology
+        N residues with a CA, under the names of any force field.
+    bonded : ndarray [N-1], bool
+        Whether residue i is peptide-bonded to i+1.
+
+    Returns
+    -------
+    JudgedAtoms
+    """
     residues = [topology.atom(i).residue for i in alpha_carbons(topology)]
-    names = [_ALIASES.get(r.name, r.name) for r in residues]
-    tables = [{a.name: a.index for a in r.atoms} for r in residues]
+    names = [canonical_name(r.name) or r.name for r in residues]
+    tables = [
+        {ALTERNATIVE_SIDE_CHAIN_ATOMS.get((name, a.name), a.name): a.index for a in r.atoms}
+        for name, r in zip(names, residues, strict=True)
+    ]
     bonds, lengths, omega, before, phi, psi, classes = [], [], [], [], [], [], []
-    chi: list[tuple[int, ...]] = []
-    kinds, owner, centers = [], [], []
-    side_chains = 0
     for i, (name, here) in enumerate(zip(names, tables, strict=True)):
         after = tables[i + 1] if i + 1 < len(tables) and bonded[i] else {}
         earlier = tables[i - 1] if i > 0 and bonded[i - 1] else {}
@@ -166,34 +152,58 @@ def find_judged(topology: mdtraj.Topology, bonded: NDArray[np.bool_]) -> JudgedA
             phi.append((earlier["C"], here["N"], here["CA"], here["C"]))
             psi.append((here["N"], here["CA"], here["C"], after["N"]))
             classes.append(_class_of(name, names[i + 1]))
-        chain = [here.get("N"), here["CA"], here.get("CB")]
+    chi, kinds, owner = _judged_chi(names, tables)
+    return JudgedAtoms(
+        bonds=_rows(bonds, 2),
+        lengths=np.array(lengths),
+        omega=_rows(omega, 4),
+        before_proline=np.array(before, dtype=bool),
+        phi=_rows(phi, 4),
+        psi=_rows(psi, 4),
+        classes=classes,
+        chi=_rows(chi, 4),
+        chi_kind=np.array(kinds, dtype=str),
+        chi_residue=np.array(owner, dtype=np.int64),
+        centers=_rows(_judged_centers(names, tables), 4),
+    )
+
+
+def _judged_chi(names: list[str], tables: list[dict[str, int]]) -> tuple[list[tuple[int, ...]], list[str], list[int]]:
+    """Quartets of the judged χ angles, what kind each is, and which of the residues with a judged χ it belongs to."""
+    chi: list[tuple[int, ...]] = []
+    kinds: list[str] = []
+    owner: list[int] = []
+    side_chains = 0
+    for name, here in zip(names, tables, strict=True):
         found = len(chi)
-        for k, ends in enumerate(_SIDE_CHAINS.get(name, ())):
-            chain.append(next((here[e] for e in ends if e in here), None))
-            if None in chain[k : k + 4]:
+        for k, quartet in enumerate(CHI_ATOMS.get(name, ())):
+            kind = _kind_of_chi(name, k)
+            if kind is None or not all(atom in here for atom in quartet):
                 break
-            chi.append(tuple(chain[k : k + 4]))
-            aromatic = name in ("PHE", "TYR") and k == 1
-            kinds.append("aromatic" if aromatic else "proline" if name == "PRO" else "staggered")
+            chi.append(tuple(here[atom] for atom in quartet))
+            kinds.append(kind)
             owner.append(side_chains)
         side_chains += len(chi) > found
-        if all(a in here for a in ("N", "C", "CB")):
-            centers.append((here["CA"], here["N"], here["C"], here["CB"]))
-        if name in _CENTERS and all(a in here for a in _CENTERS[name]):
-            centers.append(tuple(here[a] for a in _CENTERS[name]))
-    return JudgedAtoms(
-        _rows(bonds, 2),
-        np.array(lengths),
-        _rows(omega, 4),
-        np.array(before, dtype=bool),
-        _rows(phi, 4),
-        _rows(psi, 4),
-        classes,
-        _rows(chi, 4),
-        np.array(kinds, dtype=str),
-        np.array(owner, dtype=np.int64),
-        _rows(centers, 4),
-    )
+    return chi, kinds, owner
+
+
+def _kind_of_chi(name: str, index: int) -> str | None:
+    """How a χ angle (0 for χ1) is judged; None where it is free."""
+    if name == "PRO":
+        return "proline" if index == 0 else None
+    if name in ("PHE", "TYR") and index == 1:
+        return "aromatic"
+    return "staggered" if name in STAGGERED_CHI[index] else None
+
+
+def _judged_centers(names: list[str], tables: list[dict[str, int]]) -> list[tuple[int, ...]]:
+    """Chiral centres, each with the three neighbours whose triple product is positive in L-amino acids."""
+    centers: list[tuple[int, ...]] = []
+    for name, here in zip(names, tables, strict=True):
+        for quartet in (("CA", "N", "C", "CB"), _CENTERS.get(name)):
+            if quartet is not None and all(atom in here for atom in quartet):
+                centers.append(tuple(here[atom] for atom in quartet))
+    return centers
 
 
 def _class_of(name: str, following: str) -> str:
@@ -205,26 +215,6 @@ def _class_of(name: str, following: str) -> str:
     if following == "PRO":
         return "pre-proline"
     return "beta-branched" if name in ("ILE", "VAL") else "general"
-
-
-def dihedrals(xyz: NDArray[np.floating], indices: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Dihedral angles.
-
-    Parameters
-    ----------
-    xyz : ndarray [frames, atoms, 3]
-    indices : ndarray [angles, 4], int
-
-    Returns
-    -------
-    ndarray [frames, angles]
-        Degrees, -180 to 180.
-    """
-    p = np.asarray(xyz)[:, indices].astype(np.float64)  # [frames, angles, 4, 3]
-    b = p[:, :, 1:] - p[:, :, :-1]
-    left, right = np.cross(b[:, :, 0], b[:, :, 1]), np.cross(b[:, :, 1], b[:, :, 2])
-    length = np.linalg.norm(b[:, :, 1], axis=-1)
-    return np.degrees(np.arctan2(length * (b[:, :, 0] * right).sum(-1), (left * right).sum(-1)))
 
 
 def ramachandran_outliers(
@@ -301,29 +291,14 @@ def stereochemistry(trajectory: mdtraj.Trajectory, bonded: NDArray[np.bool_] | N
         "rotamers": int(atoms.chi_residue[-1]) + 1 if len(atoms.chi) else 0,
         "centers": len(atoms.centers),
     }
-    shares = {name: np.full(frames, np.nan) for name in ("bad_bonds", "twisted", "cis", "ramachandran", "rotamer")}
+    shares = {name: np.full(frames, np.nan) for name in _SHARES}
     inverted = np.zeros(frames, dtype=np.int64)
     size = max(1, _CHUNK // (12 * max(1, *judged.values())))
     for begin in range(0, frames, size):
         part = slice(begin, begin + size)
         xyz = trajectory.xyz[part]
-        if judged["bonds"]:
-            length = np.linalg.norm(xyz[:, atoms.bonds[:, 0]] - xyz[:, atoms.bonds[:, 1]], axis=-1)
-            shares["bad_bonds"][part] = (~(np.abs(length - atoms.lengths) <= BOND_TOLERANCE)).mean(1)
-        if judged["planes"]:
-            bend = np.abs(dihedrals(xyz, atoms.omega))
-            shares["twisted"][part] = (~((bend <= PLANARITY) | (bend >= 180 - PLANARITY))).mean(1)
-            if not atoms.before_proline.all():
-                shares["cis"][part] = (bend[:, ~atoms.before_proline] <= PLANARITY).mean(1)
-        if judged["ramachandran"]:
-            outliers = ramachandran_outliers(dihedrals(xyz, atoms.phi), dihedrals(xyz, atoms.psi), atoms.classes)
-            shares["ramachandran"][part] = outliers.mean(1)
-        if judged["rotamers"]:
-            outliers = rotamer_outliers(dihedrals(xyz, atoms.chi), atoms.chi_kind)
-            per_residue = np.zeros((len(xyz), judged["rotamers"]), dtype=bool)
-            for angle, residue in enumerate(atoms.chi_residue):
-                per_residue[:, residue] |= outliers[:, angle]
-            shares["rotamer"][part] = per_residue.mean(1)
+        for name, share in _shares(xyz, atoms).items():
+            shares[name][part] = share
         if judged["centers"]:
             p = xyz[:, atoms.centers].astype(np.float64)
             a, b, c = (p[:, :, k] - p[:, :, 0] for k in (1, 2, 3))
@@ -331,9 +306,31 @@ def stereochemistry(trajectory: mdtraj.Trajectory, bonded: NDArray[np.bool_] | N
     return Stereochemistry(**shares, inverted=inverted, judged=judged)
 
 
+def _shares(xyz: NDArray[np.floating], atoms: JudgedAtoms) -> dict[str, NDArray[np.float64]]:
+    """Shares [frames] of what is wrong in frames [frames, atoms, 3], by field of :class:`Stereochemistry`."""
+    shares = {}
+    if len(atoms.bonds):
+        length = np.linalg.norm(xyz[:, atoms.bonds[:, 0]] - xyz[:, atoms.bonds[:, 1]], axis=-1)
+        shares["bad_bonds"] = (~(np.abs(length - atoms.lengths) <= BOND_TOLERANCE)).mean(1)
+    if len(atoms.omega):
+        bend = np.abs(dihedrals(xyz, atoms.omega))
+        shares["twisted"] = (~((bend <= PLANARITY) | (bend >= 180 - PLANARITY))).mean(1)
+        if not atoms.before_proline.all():
+            shares["cis"] = (bend[:, ~atoms.before_proline] <= PLANARITY).mean(1)
+    if len(atoms.phi):
+        outliers = ramachandran_outliers(dihedrals(xyz, atoms.phi), dihedrals(xyz, atoms.psi), atoms.classes)
+        shares["ramachandran"] = outliers.mean(1)
+    if len(atoms.chi):
+        outliers = rotamer_outliers(dihedrals(xyz, atoms.chi), atoms.chi_kind)
+        per_residue = np.zeros((len(xyz), int(atoms.chi_residue[-1]) + 1), dtype=bool)
+        for angle, residue in enumerate(atoms.chi_residue):
+            per_residue[:, residue] |= outliers[:, angle]
+        shares["rotamer"] = per_residue.mean(1)
+    return shares
+
+
 def of_trace(frames: int) -> Stereochemistry:
     """The verdict on frames of Cα alone: nothing to judge."""
-    nothing = np.full(frames, np.nan)
-    names = ("bonds", "planes", "ramachandran", "rotamers", "centers")
-    none_inverted = np.zeros(frames, dtype=np.int64)
-    return Stereochemistry(nothing, nothing, nothing, nothing, nothing, none_inverted, dict.fromkeys(names, 0))
+    shares = dict.fromkeys(_SHARES, np.full(frames, np.nan))
+    judged = dict.fromkeys(("bonds", "planes", "ramachandran", "rotamers", "centers"), 0)
+    return Stereochemistry(**shares, inverted=np.zeros(frames, dtype=np.int64), judged=judged)

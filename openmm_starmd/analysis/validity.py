@@ -7,14 +7,13 @@ peptide) and no other pair of Cα is under 3.0 Å. Pairs across a chain break ar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import mdtraj
 import numpy as np
 from numpy.typing import NDArray
 
-SHORTEST_BOND = 0.27  # nm
-LONGEST_BOND = 0.42  # nm
-CLOSEST_CONTACT = 0.30  # nm
+from openmm_starmd.geometry.residues import CLOSEST_CA_CONTACT, LONGEST_CA_LINK, PEPTIDE_BOND, SHORTEST_CA_LINK
 
 # Frames per chunk are chosen so that one array of distances stays below this many numbers (64 MB).
 _CHUNK = 8_000_000
@@ -86,7 +85,7 @@ def bonded_neighbours(trajectory: mdtraj.Trajectory) -> NDArray[np.bool_]:
     residues = [topology.atom(i).residue for i in alpha_carbons(topology)]
     positions = trajectory.xyz[0] if trajectory.n_frames else None
     bonded = np.zeros(len(residues) - 1, dtype=bool)
-    for i, (left, right) in enumerate(zip(residues, residues[1:], strict=False)):
+    for i, (left, right) in enumerate(pairwise(residues)):
         if left.chain.index != right.chain.index:
             continue
         carbon = next((a.index for a in left.atoms if a.name == "C"), None)
@@ -95,7 +94,7 @@ def bonded_neighbours(trajectory: mdtraj.Trajectory) -> NDArray[np.bool_]:
             # a residue of an insertion code keeps the number of the one before
             bonded[i] = right.resSeq - left.resSeq in (0, 1)
         else:
-            bonded[i] = np.linalg.norm(positions[carbon] - positions[nitrogen]) < 0.2
+            bonded[i] = np.linalg.norm(positions[carbon] - positions[nitrogen]) < PEPTIDE_BOND
     return bonded
 
 
@@ -129,9 +128,9 @@ def judge(alphas: NDArray[np.floating], bonded: NDArray[np.bool_]) -> Validity:
         part = slice(begin, begin + size)
         xyz = alphas[part]
         steps = np.linalg.norm(xyz[:, 1:] - xyz[:, :-1], axis=-1)[:, bonded]
-        broken[part] = ((steps < SHORTEST_BOND) | (steps > LONGEST_BOND)).sum(1)
+        broken[part] = ((steps < SHORTEST_CA_LINK) | (steps > LONGEST_CA_LINK)).sum(1)
         squares = ((xyz[:, apart_rows] - xyz[:, apart_columns]) ** 2).sum(-1)
-        clashes[part] = (squares < CLOSEST_CONTACT**2).sum(1)
+        clashes[part] = (squares < CLOSEST_CA_CONTACT**2).sum(1)
     finite = np.isfinite(alphas).all((1, 2))
     return Validity(finite & (broken == 0) & (clashes == 0), broken, clashes)
 

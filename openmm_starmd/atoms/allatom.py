@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from openmm import app, unit
 
-from openmm_starmd.atoms.building import check_templates, hydrogenated, righted, with_termini
+from openmm_starmd.atoms.building import check_templates, correct_hydrogens, hydrogenated, with_termini
+from openmm_starmd.geometry.residues import PEPTIDE_BOND
 from openmm_starmd.geometry.torsions import axes_of, frame_axes
 from openmm_starmd.protein.backmap import BackMap
 from openmm_starmd.protein.checks import box_vectors, checked_positions
 from openmm_starmd.protein.periodic import make_whole
 from openmm_starmd.protein.protein import Protein
-from openmm_starmd.protein.selection import PEPTIDE_BOND, Selected, label, select_protein
+from openmm_starmd.protein.selection import Selected, label, select_protein
 
 
 class AllAtomModel:
@@ -88,7 +91,7 @@ class AllAtomModel:
             modeller = hydrogenated(topology, local, None, pH)
             check_templates(protein, modeller.topology, forcefield)
         built = np.array(modeller.positions.value_in_unit(unit.nanometer)) @ axes.T + anchor[1]
-        built = righted(modeller.topology, built)
+        built = correct_hydrogens(modeller.topology, built)
         places = [{atom.name: atom.index for atom in residue.atoms()} for residue in modeller.topology.residues()]
         heavy = np.array([places[residue][name] for residue, name in at])
         # heavy atoms as they were, to the bit
@@ -96,7 +99,7 @@ class AllAtomModel:
         return cls(protein, modeller.topology, built, heavy, complete)
 
     @classmethod
-    def from_topology(cls, protein: Protein, topology: app.Topology, positions) -> AllAtomModel:
+    def from_topology(cls, protein: Protein, topology: app.Topology, positions: Any) -> AllAtomModel:
         """A user's own all-atom topology, with whatever protonation, caps and solvent it has.
 
         Parameters

@@ -39,7 +39,7 @@ def hydrogenated(
     return modeller
 
 
-def righted(topology: app.Topology, positions: np.ndarray) -> np.ndarray:
+def correct_hydrogens(topology: app.Topology, positions: np.ndarray) -> np.ndarray:
     """Hydrogens that lie among the other neighbours of their atom, put on its free side.
 
     Where a side chain leans, ``addHydrogens`` may leave the HA of a residue between N, C and CB, and a minimiser then
@@ -123,8 +123,9 @@ def with_termini(mapping: BackMap, bonded: np.ndarray) -> tuple[app.Topology, np
 
 
 def check_templates(protein: Protein, topology: app.Topology, forcefield: app.ForceField) -> None:
+    """Raise a ValueError that names the residues for which the force field has no template."""
     unmatched = forcefield.getUnmatchedResidues(topology)
-    # it knows nothing of patches, by which CHARMM's makes termini and disulfides
+    # getUnmatchedResidues ignores patches, by which CHARMM's force field makes termini and disulfides
     if unmatched and not _creates_system(forcefield, topology):
         where = ", ".join(protein.residue_label(residue.index) for residue in unmatched[:8])
         raise ValueError(

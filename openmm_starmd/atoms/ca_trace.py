@@ -21,8 +21,8 @@ MEMORY = 1.2
 """Radians; how far the four CA may move until the carried error has fallen to 1/e."""
 _CENTER, _WIDTH = 1.87, 0.35
 
-# Fitted by benchmarks/ca_trace_fit.py: rows are 1, cos g, sin g, cos 2g, sin 2g (g is the virtual torsion of the four
-# CA) by 1, a, b, aa, bb, ab (a and b are the two virtual angles, scaled); columns the cosine and sine of the turn.
+# Fitted by benchmarks/derive/ca_trace_fit.py: rows are 1, cos g, sin g, cos 2g, sin 2g (g is the virtual torsion of the
+# four CA) by 1, a, b, aa, bb, ab (a and b are the two virtual angles, scaled); columns the cosine and sine of the turn.
 _INNER = np.array([
     [-0.2075, -0.2253],
     [0.6631, -0.2298],

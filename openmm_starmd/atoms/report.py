@@ -38,13 +38,13 @@ class FrameReport:
     frame: int
     time_ps: float
     clashes: int
-    overlap_A: float
+    overlap_A: float  # noqa: N815, a column of the CSV file
     bad_bonds: int
     inverted: int
     twisted: int
     energy_before: float | None = None
     energy_after: float | None = None
-    moved_A: float | None = None
+    moved_A: float | None = None  # noqa: N815, a column of the CSV file
 
 
 @dataclass(frozen=True)

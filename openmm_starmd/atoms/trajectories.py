@@ -181,7 +181,12 @@ class _Placer:
     """Atoms of frames, and what is wrong with them."""
 
     def __init__(
-        self, protein: Protein, to: str, geometry: str, forcefield: app.ForceField | None, relaxing: dict | None
+        self,
+        protein: Protein,
+        to: str,
+        geometry: str,
+        forcefield: app.ForceField | None,
+        relaxing: dict[str, Any] | None,
     ) -> None:
         self._to, self._mapping = to, protein.backmap("heavy", geometry)
         self.topology = self._mapping.topology

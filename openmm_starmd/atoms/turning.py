@@ -90,7 +90,9 @@ def _moved(turn: np.ndarray, shift: np.ndarray, point: np.ndarray) -> np.ndarray
     return (turn @ point[..., None])[..., 0] + shift
 
 
-def _joint(turn: np.ndarray, shift: np.ndarray, start: np.ndarray, end: np.ndarray, angle: np.ndarray):
+def _joint(
+    turn: np.ndarray, shift: np.ndarray, start: np.ndarray, end: np.ndarray, angle: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The motion (`turn`, `shift`) of all beyond the bond start-end, after a turn about that bond."""
     x, y, z = np.moveaxis((end - start) / np.linalg.norm(end - start, axis=-1, keepdims=True), -1, 0)
     zero = np.zeros_like(x)

@@ -1,4 +1,4 @@
-"""MD data of many proteins in parallel processes, restartable: run the same command again to go on."""
+"""MD data of many proteins in parallel processes, restartable: run the same command again to resume."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from openmm_starmd.classical.replicas import make_replica
+from openmm_starmd.files.reading import structure_name
 
 
 def make_data(
@@ -51,7 +52,7 @@ def make_data(
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
         raise ValueError(f"no such file: {', '.join(missing)}")
-    stems = [path.stem for path in paths]
+    stems = [structure_name(path) for path in paths]
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
         raise ValueError(f"several inputs are named {', '.join(twice)}; the name decides the folder, so rename one")
@@ -63,17 +64,18 @@ def make_data(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(paths) * replicas), mp_context=context)
     try:
-        # Replicas share one all-atom model, so the first must have made it before others start.
-        ready: dict[Future, Path] = {pool.submit(_job, path, output, 0.0, 1): path for path in paths}
-        jobs: dict[Future, str] = {}
+        # replicas share one all-atom model, which the first job of a protein makes before others start
+        ready: dict[Future[None], Path] = {pool.submit(_job, path, output, 0.0, 1): path for path in paths}
+        jobs: dict[Future[None], str] = {}
         for future in as_completed(ready):
             path = ready[future]
             if future.exception() is not None:
-                failed[path.stem] = _reason(future)
-                report(f"{path.stem}: failed: {failed[path.stem]}")
+                name = structure_name(path)
+                failed[name] = _reason(future)
+                report(f"{name}: failed: {failed[name]}")
                 continue
             for replica in range(1, replicas + 1):
-                jobs[pool.submit(_job, path, output, duration, replica)] = f"{path.stem} R{replica}"
+                jobs[pool.submit(_job, path, output, duration, replica)] = f"{structure_name(path)} R{replica}"
         for future in as_completed(jobs):
             label = jobs[future]
             if future.exception() is not None:
@@ -90,6 +92,6 @@ def _job(path: Path, output: str | os.PathLike[str], duration: float, replica: i
     make_replica(path, output, duration, replica=replica)
 
 
-def _reason(future: Future) -> str:
+def _reason(future: Future[None]) -> str:
     error = future.exception()
     return " ".join(f"{type(error).__name__}: {error}".split())

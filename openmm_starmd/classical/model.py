@@ -7,29 +7,79 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import openmm as mm
 from openmm import app, unit
 
-from openmm_starmd.atoms.relaxing import closest_atoms, settle
+from openmm_starmd.atoms.relaxing import closest_atoms, relieve_overlaps
 from openmm_starmd.atoms.systems import implicit_system
 from openmm_starmd.classical.settings import ClassicalSettings
-from openmm_starmd.classical.solvent import make_way, movable_molecules, solvated
+from openmm_starmd.classical.solvent import PeriodicSurroundings, solvated
+from openmm_starmd.errors import keyboard_interrupts
 from openmm_starmd.geometry.residues import BACKBONE
-from openmm_starmd.geometry.superposition import fitted, rmsd
-from openmm_starmd.protein.periodic import make_whole
-from openmm_starmd.protein.selection import PEPTIDE_BOND
+from openmm_starmd.geometry.superposition import aligned, aligned_rmsd
 from openmm_starmd.quantities import whole_number
 
 if TYPE_CHECKING:
     from openmm_starmd.atoms.allatom import AllAtomModel
-    from openmm_starmd.classical.segment import Segment
     from openmm_starmd.protein.protein import Protein
 
-
 _CHUNK = 50  # steps between chances for Python to notice a Ctrl-C
+
+
+@dataclass(frozen=True)
+class Entry:
+    """How a classical simulation was started from a frame.
+
+    Attributes
+    ----------
+    energy_placed, energy_minimized : float
+        Potential energy before and after minimisation, kJ/mol.
+    moved : float
+        RMSD of N, CA and C by which minimisation moved the backbone, after superposition, nm.
+    backbone : np.ndarray [N, 3, 3]
+        N, CA, C after minimisation, before any dynamics, nm.
+    displaced : int
+        Waters and ions that lay where the protein is now, and were moved elsewhere.
+    seconds : dict of str to float
+        Spent on ``place``, ``minimize`` and ``equilibrate``.
+    """
+
+    energy_placed: float
+    energy_minimized: float
+    moved: float
+    backbone: np.ndarray = field(repr=False)
+    displaced: int
+    seconds: dict[str, float] = field(repr=False)
+
+
+class StepsInside(Protocol):
+    """What advances an all-atom simulation in its stead while it runs in one: a classical segment."""
+
+    def step_inside(self, steps: int) -> None:
+        """Advance by `steps` time steps."""
+
+
+class AllAtomSimulation(app.Simulation):  # type: ignore[misc]  # OpenMM has no stubs
+    """A classical Simulation of all atoms, which a segment of a StarMDSimulation may be running in.
+
+    Attributes
+    ----------
+    segment : StepsInside or None
+        While there is one, each whole stride that ``step()`` completes becomes a frame of the StarMDSimulation.
+    """
+
+    segment: StepsInside | None = None
+
+    def step(self, steps: int) -> None:
+        """Advance by `steps` time steps."""
+        with keyboard_interrupts():
+            if self.segment is None:
+                super().step(whole_number(steps))
+            else:
+                self.segment.step_inside(whole_number(steps))
 
 
 class ClassicalModel:
@@ -66,31 +116,13 @@ class ClassicalModel:
     """
 
     def __init__(self, protein: Protein, settings: ClassicalSettings | None = None) -> None:
-        from openmm_starmd.atoms.allatom import AllAtomModel
-
         began = time.perf_counter()
         settings = settings or ClassicalSettings()
         platform = settings.platform_arguments()
-        forcefield = settings.load_forcefield()
-        model = AllAtomModel.build(protein, forcefield)
-        if settings.solvent == "explicit":
-            topology, positions, system = solvated(
-                model.topology,
-                model.positions,
-                forcefield,
-                hydrogen_mass=settings.hydrogen_mass,
-                padding=settings.padding,
-                ionic_strength=settings.ionic_strength,
-                water=settings.water,
-                pressure=settings.pressure,
-                temperature=settings.temperature,
-            )
-            model = AllAtomModel.from_topology(protein, topology, positions)
-        else:
-            system = implicit_system(model.topology, forcefield, settings.hydrogen_mass, settings.solvent)
+        model, system = _build(protein, settings)
         self._set_up(settings, model, AllAtomSimulation(model.topology, system, settings.make_integrator(), *platform))
         if settings.solvent == "explicit":
-            self._relax()
+            self._equilibrate_solvent()
         self.seconds = time.perf_counter() - began
 
     @classmethod
@@ -115,37 +147,16 @@ class ClassicalModel:
     def _set_up(self, settings: ClassicalSettings, model: AllAtomModel, simulation: AllAtomSimulation) -> None:
         self.protein, self.settings, self.model, self.simulation = model.protein, settings, model, simulation
         self.digests = {"system": _digest(simulation.system), "integrator": _digest(simulation.integrator)}
-        self._rest = np.array(model.positions, dtype=np.float64)
         self._parameters = dict(simulation.context.getParameters())
+        # all atoms as built, solvent equilibrated: every segment begins with the solvent where it lies here
+        self._built = np.array(model.positions, dtype=np.float64)
         frame = model.protein.frame_topology("heavy")
         self._names = [{atom.name: int(model.heavy[atom.index]) for atom in r.atoms()} for r in frame.residues()]
-        self._owner = np.array([atom.residue.index for atom in frame.atoms()])
         self.backbone_atoms = np.array([[atoms[name] for name in ("N", "CA", "C")] for atoms in self._names])
-        held = {names[name] for names in self._names for name in BACKBONE}
-        # a hydrogen that moved would drag the backbone along by its constraint
-        pairs = [(first.index, second.index) for first, second in simulation.topology.bonds()]
-        riders = {pair[0] if pair[1] in held else pair[1] for pair in pairs if held & set(pair)}
-        held |= {atom.index for atom in simulation.topology.atoms() if atom.index in riders and _is_hydrogen(atom)}
-        self._side_chains = np.ones(len(self._rest), dtype=bool)
-        self._side_chains[list(held)] = False
-        masses = [simulation.system.getParticleMass(index)._value for index in range(len(self._rest))]
-        self._side_chains &= np.array(masses) > 0  # frozen atoms and virtual sites
-        self._vectors = _box_of(simulation.context) if simulation.system.usesPeriodicBoundaryConditions() else None
-        self._molecules: list[np.ndarray] = []
-        self._movable: list[np.ndarray] = []
-        if self._vectors is not None:
-            protein = set(model.heavy.tolist())
-            molecules = [np.array(molecule) for molecule in simulation.context.getMolecules()]
-            self._molecules = [molecule for molecule in molecules if not protein.isdisjoint(molecule.tolist())]
-            self._movable = movable_molecules(simulation.topology, model.others)
-        movable = set(np.concatenate(self._movable).tolist()) if self._movable else set()
-        self._solute = np.array(
-            [
-                atom.index
-                for atom in simulation.topology.atoms()
-                if atom.index not in movable and atom.element not in (None, app.element.hydrogen)
-            ]
-        )
+        self._side_chains = _beside_the_backbone(simulation, self._names)
+        self._surroundings: PeriodicSurroundings | None = None
+        if simulation.system.usesPeriodicBoundaryConditions():
+            self._surroundings = PeriodicSurroundings(model, simulation.context, self.backbone_atoms)
 
     def frame_atoms(self, topology: app.Topology) -> np.ndarray:
         """Where the atoms of a frame's topology are among those of the model, [atoms of the topology], int."""
@@ -177,8 +188,8 @@ class ClassicalModel:
         torsions : array [N, 5], optional
             ψ and χ1..4, radians; side chains keep the input's angles without.
         minimize : int or None
-            Most iterations; 0 for none, None to convergence. Before the first, side chains get out of each other's
-            way while the backbone is held.
+            Most iterations; 0 for none, None to convergence. Before the first, overlaps of side chains are relieved
+            while the backbone is held.
         equilibrate : float
             ps of dynamics after that, which count for nobody's clock.
         seed : int
@@ -197,48 +208,23 @@ class ClassicalModel:
             If the energy is not finite even after minimisation; names the closest atoms.
         """
         began = time.perf_counter()
-        backbone = np.asarray(backbone, dtype=np.float64)
-        context = self.simulation.context
-        others = self.model.others
-        if len(others):
-            target = self._rest[self.backbone_atoms[:, 1]]
-            rotation, shift = fitted(backbone[:, 1], target)
-            backbone = backbone @ rotation.T + shift
-        positions = self.model.place(backbone, torsions)
-        positions[others] = self._rest[others]
-        displaced = 0
-        if self._vectors is not None:
-            positions, displaced = make_way(positions, self._solute, self._movable, self._vectors)
-        reseed(self.simulation, seed, self._parameters)
-        if self._vectors is not None:
-            context.setPeriodicBoxVectors(*self._vectors)
-        context.setPositions(positions)
-        context.computeVirtualSites()
+        positions, displaced = self._place(np.asarray(backbone, dtype=np.float64), torsions)
+        self._begin(positions, seed)
         placed, before = self.positions(), self.energy()
         marks = [time.perf_counter()]
-        after, why = before, ""
-        try:
-            if minimize is None or minimize > 0:
-                settle(context, self._side_chains)
-                mm.LocalEnergyMinimizer.minimize(context, tolerance, minimize or 0, reporter)
-                after = self.energy()
-            else:
-                context.applyConstraints(1e-5)
-        except mm.OpenMMException as error:
-            after, why = math.nan, f" ({error})"
-        if not np.isfinite(after):
-            where = closest_atoms(self.model.topology, placed, self.model.heavy)
-            raise RuntimeError(f"the force field cannot start from this frame: its energy is {after}{why}. {where}")
+        after = self._minimize(placed, before, minimize, tolerance, reporter)
         marks.append(time.perf_counter())
         relaxed = self.backbone()
-        context.setVelocitiesToTemperature(self.settings.temperature * unit.kelvin, openmm_seed(seed, "velocities"))
+        self.simulation.context.setVelocitiesToTemperature(
+            self.settings.temperature * unit.kelvin, openmm_seed(seed, "velocities")
+        )
         self._run(equilibrate)
         marks.append(time.perf_counter())
         spent = np.diff([began, *marks])
         return Entry(
             energy_placed=before,
             energy_minimized=after,
-            moved=rmsd(relaxed, placed[self.backbone_atoms]),
+            moved=aligned_rmsd(relaxed, placed[self.backbone_atoms]),
             backbone=relaxed,
             displaced=displaced,
             seconds=dict(zip(("place", "minimize", "equilibrate"), spent.tolist(), strict=True)),
@@ -253,9 +239,9 @@ class ClassicalModel:
         """Positions [atoms, 3], nm, the protein in one piece across the box."""
         state = self.simulation.context.getState(positions=True)
         found = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
-        if len(self._molecules) > 1:
+        if self._surroundings is not None:
             vectors = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
-            found = self._gathered(found, vectors)
+            found = self._surroundings.gather(found, vectors)
         return found
 
     def backbone(self) -> np.ndarray:
@@ -266,30 +252,98 @@ class ClassicalModel:
         """φ, ψ, ω, χ1..4 [N, 7], radians, as :meth:`AllAtomModel.measure` gives them."""
         return self.model.measure(self.positions())[1]
 
-    def _gathered(self, positions: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-        """Each molecule of the protein, whole already, in the image that lies beside the others."""
-        heavy = self.model.heavy
-        rank = np.empty(len(positions), dtype=int)
-        rank[heavy] = np.arange(len(heavy))
-        chain = np.array([residue.chain.index for residue in self.protein.topology.residues()])
-        whole = make_whole(positions[heavy], self._owner, rank[self.backbone_atoms], chain, vectors, PEPTIDE_BOND)
-        moved = np.zeros_like(positions)
-        moved[heavy] = whole - positions[heavy]
-        positions = positions.copy()
-        for molecule in self._molecules:
-            positions[molecule] += moved[np.intersect1d(molecule, heavy)[0]]
-        return positions
+    def _place(self, backbone: np.ndarray, torsions: np.ndarray | None) -> tuple[np.ndarray, int]:
+        """All atoms [atoms, 3] of a frame, nm, and the number of solvent molecules displaced."""
+        others = self.model.others
+        if len(others):
+            rotation, shift = aligned(backbone[:, 1], self._built[self.backbone_atoms[:, 1]])
+            backbone = backbone @ rotation.T + shift
+        positions = self.model.place(backbone, torsions)
+        positions[others] = self._built[others]
+        return (positions, 0) if self._surroundings is None else self._surroundings.displace(positions)
 
-    def _relax(self) -> None:
-        """Fit new water to the protein, once."""
-        self.enter(self.protein.backbone, minimize=200, equilibrate=self.settings.relaxation)
-        self._rest = self.positions()
-        self._vectors = _box_of(self.simulation.context)
+    def _begin(self, positions: np.ndarray, seed: int) -> None:
+        """Put all atoms there, with all that is random depending on the seed alone."""
+        context = self.simulation.context
+        reseed(self.simulation, seed, self._parameters)
+        if self._surroundings is not None:
+            context.setPeriodicBoxVectors(*self._surroundings.vectors)
+        context.setPositions(positions)
+        context.computeVirtualSites()
+
+    def _minimize(
+        self,
+        placed: np.ndarray,
+        before: float,
+        iterations: int | None,
+        tolerance: float,
+        reporter: mm.MinimizationReporter | None,
+    ) -> float:
+        """Minimise from positions `placed` of energy `before`; the energy after, kJ/mol."""
+        context, after, why = self.simulation.context, before, ""
+        try:
+            if iterations is None or iterations > 0:
+                relieve_overlaps(context, self._side_chains)
+                mm.LocalEnergyMinimizer.minimize(context, tolerance, iterations or 0, reporter)
+                after = self.energy()
+            else:
+                context.applyConstraints(1e-5)
+        except mm.OpenMMException as error:
+            after, why = math.nan, f" ({error})"
+        if not np.isfinite(after):
+            where = closest_atoms(self.model.topology, placed, self.model.heavy)
+            raise RuntimeError(f"the force field cannot start from this frame: its energy is {after}{why}. {where}")
+        return after
 
     def _run(self, picoseconds: float) -> None:
         steps = round(picoseconds / self.settings.timestep)
         for done in range(0, steps, _CHUNK):
             self.simulation.integrator.step(min(_CHUNK, steps - done))
+
+    def _equilibrate_solvent(self) -> None:
+        """Fit new water to the protein, once."""
+        self.enter(self.protein.backbone, minimize=200, equilibrate=self.settings.relaxation)
+        self._built = self.positions()
+        if self._surroundings is not None:
+            self._surroundings.take_box(self.simulation.context)
+
+
+def _build(protein: Protein, settings: ClassicalSettings) -> tuple[AllAtomModel, mm.System]:
+    """All atoms of a protein, solvent included, and their System."""
+    from openmm_starmd.atoms.allatom import AllAtomModel
+
+    forcefield = settings.load_forcefield()
+    model = AllAtomModel.build(protein, forcefield)
+    if settings.solvent != "explicit":
+        return model, implicit_system(model.topology, forcefield, settings.hydrogen_mass, settings.solvent)
+    topology, positions, system = solvated(
+        model.topology,
+        model.positions,
+        forcefield,
+        hydrogen_mass=settings.hydrogen_mass,
+        padding=settings.padding,
+        ionic_strength=settings.ionic_strength,
+        water=settings.water,
+        pressure=settings.pressure,
+        temperature=settings.temperature,
+    )
+    return AllAtomModel.from_topology(protein, topology, positions), system
+
+
+def _beside_the_backbone(simulation: app.Simulation, names: list[dict[str, int]]) -> np.ndarray:
+    """Which atoms may move while overlaps are relieved, [atoms], bool: all but the backbone, and what has no mass.
+
+    `names` are the heavy atoms of each residue of the protein.
+    """
+    held = {atoms[name] for atoms in names for name in BACKBONE}
+    # a hydrogen that moved would drag the backbone along by its constraint
+    pairs = [(first.index, second.index) for first, second in simulation.topology.bonds()]
+    riders = {pair[0] if pair[1] in held else pair[1] for pair in pairs if held & set(pair)}
+    held |= {atom.index for atom in simulation.topology.atoms() if atom.index in riders and _is_hydrogen(atom)}
+    masses = [simulation.system.getParticleMass(index)._value for index in range(simulation.system.getNumParticles())]
+    free = np.array(masses) > 0  # not frozen atoms and virtual sites
+    free[list(held)] = False
+    return free
 
 
 def _is_hydrogen(atom: app.topology.Atom) -> bool:
@@ -297,59 +351,10 @@ def _is_hydrogen(atom: app.topology.Atom) -> bool:
 
 
 def _digest(thing: mm.System | mm.Integrator) -> str:
-    # a program's variables, which a CustomIntegrator's XML holds, are not what it is
+    # the XML of a CustomIntegrator holds its variables, which change as it runs
     changing = isinstance(thing, (mm.CustomIntegrator, mm.CompoundIntegrator))
     text = type(thing).__name__ if changing else mm.XmlSerializer.serialize(thing)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _box_of(context: mm.Context) -> np.ndarray:
-    return context.getState().getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """How a classical simulation was started from a frame.
-
-    Attributes
-    ----------
-    energy_placed, energy_minimized : float
-        Potential energy before and after minimisation, kJ/mol.
-    moved : float
-        RMSD of N, CA and C by which minimisation moved the backbone, after superposition, nm.
-    backbone : np.ndarray [N, 3, 3]
-        N, CA, C after minimisation, before any dynamics, nm.
-    displaced : int
-        Waters and ions that made way for the protein.
-    seconds : dict of str to float
-        Spent on ``place``, ``minimize`` and ``equilibrate``.
-    """
-
-    energy_placed: float
-    energy_minimized: float
-    moved: float
-    backbone: np.ndarray = field(repr=False)
-    displaced: int
-    seconds: dict[str, float] = field(repr=False)
-
-
-class AllAtomSimulation(app.Simulation):
-    """A classical Simulation of all atoms, which a segment of a StarMDSimulation may be running in.
-
-    Attributes
-    ----------
-    segment : Segment or None
-        While there is one, each whole stride that ``step()`` completes becomes a frame of the StarMDSimulation.
-    """
-
-    segment: Segment | None = None
-
-    def step(self, steps: int) -> None:
-        """Advance by `steps` time steps."""
-        if self.segment is None:
-            super().step(whole_number(steps))
-        else:
-            self.segment.step_inside(whole_number(steps))
 
 
 def openmm_seed(seed: int, purpose: str) -> int:

@@ -1,8 +1,7 @@
-"""Make classical MD data with OpenMM, in ATLAS layout, restartable at any moment.
+"""Replicas of classical MD in ATLAS layout, for training and comparison, restartable at any moment.
 
-The one module of :mod:`openmm_starmd.data` that imports OpenMM. The protocol is amber14-all with OBC2
-implicit solvent (no cutoff), LangevinMiddle at 300 K and 1/ps, 4 fs steps with 3 amu hydrogens and
-constrained bonds to hydrogen; heavy atoms are written every picosecond, superposed on the start.
+The protocol is amber14-all with OBC2 implicit solvent (no cutoff), LangevinMiddle at 300 K and 1/ps, 4 fs steps with
+3 amu hydrogens and constrained bonds to hydrogen; heavy atoms are written every picosecond, superposed on the start.
 """
 
 from __future__ import annotations
@@ -12,16 +11,17 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import mdtraj
 import numpy as np
-import openmm
+import openmm as mm
 from openmm import app, unit
 
-from openmm_starmd.atoms.building import righted
+from openmm_starmd.atoms.building import correct_hydrogens
 from openmm_starmd.atoms.systems import obc2_system
+from openmm_starmd.files.reading import read_structure, structure_name
+from openmm_starmd.files.writing import replacing, write_text
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Protocol:
         return steps
 
 
-def prepare_model(path: str | os.PathLike[str], protocol: Protocol) -> tuple[app.Modeller, openmm.System]:
+def prepare_model(path: str | os.PathLike[str], protocol: Protocol) -> tuple[app.Modeller, mm.System]:
     """Build the all-atom model of a protein and its System.
 
     Parameters
@@ -77,15 +77,20 @@ def prepare_model(path: str | os.PathLike[str], protocol: Protocol) -> tuple[app
     -------
     (openmm.app.Modeller, openmm.System)
         Topology and positions with hydrogens, and the amber14 + OBC2 System.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be read; see :func:`openmm_starmd.files.reading.read_structure`.
     """
-    source = app.PDBxFile(str(path)) if str(path).endswith((".cif", ".pdbx")) else app.PDBFile(str(path))
+    source = read_structure(path)
     forcefield = app.ForceField("amber14-all.xml")
     modeller = app.Modeller(source.topology, source.positions)
     if not any(atom.element is app.element.hydrogen for atom in modeller.topology.atoms()):
         modeller.addHydrogens(forcefield, pH=7.0)
         placed = np.array(modeller.positions.value_in_unit(unit.nanometer))
         # a hydrogen on the wrong side of its carbon makes a D-amino acid of the residue in the minimiser
-        modeller = app.Modeller(modeller.topology, righted(modeller.topology, placed) * unit.nanometer)
+        modeller = app.Modeller(modeller.topology, correct_hydrogens(modeller.topology, placed) * unit.nanometer)
     return modeller, obc2_system(modeller.topology, forcefield, protocol.hydrogen_mass)
 
 
@@ -95,12 +100,33 @@ def replica_seed(name: str, replica: int) -> int:
     return int.from_bytes(digest[:4], "little") % (2**31 - 1) + 1
 
 
-def _write_atomically(path: Path, write: Callable[[str], object]) -> None:
-    """Write to a temporary name beside `path` and rename it, so that a kill leaves the old file whole."""
-    # mdtraj and OpenMM choose the format by the ending, hence the prefix.
-    temporary = path.with_name(f".partial-{path.name}")
-    write(str(temporary))
-    os.replace(temporary, path)
+@dataclass(frozen=True)
+class _Files:
+    """Files of one replica; all of a protein's share a folder and an all-atom model."""
+
+    folder: Path
+    name: str
+    replica: int
+
+    @property
+    def model(self) -> Path:
+        return self.folder / f"{self.name}.model.pdb"
+
+    @property
+    def start(self) -> Path:
+        return self.folder / f"{self.name}.pdb"
+
+    @property
+    def description(self) -> Path:
+        return self.folder / f"{self.name}.json"
+
+    @property
+    def trajectory(self) -> Path:
+        return self.folder / f"{self.name}_prod_R{self.replica}_fit.xtc"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / f"{self.name}_prod_R{self.replica}.state.xml"
 
 
 def make_replica(
@@ -116,7 +142,7 @@ def make_replica(
     threads: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Run one replica of one protein to `duration`, going on from whatever an earlier run left.
+    """Run one replica of one protein to `duration`, resuming what an earlier run left.
 
     Writes ``output/NAME/NAME.pdb`` (the minimised start, heavy atoms), ``NAME_prod_R{replica}_fit.xtc`` and,
     for restarts, ``NAME_prod_R{replica}.state.xml``. After each `chunk` frames the trajectory and then the state
@@ -133,7 +159,7 @@ def make_replica(
     replica : int
         Number in the file name; decides the random seed.
     name : str, optional
-        Name of the folder; the file's stem by default.
+        Name of the folder; the file's, without its ending, by default.
     protocol : Protocol, optional
         Settings of the MD.
     chunk : int
@@ -151,68 +177,67 @@ def make_replica(
         The trajectory.
     """
     protocol = protocol or Protocol()
-    name = name or Path(path).stem
-    folder = Path(output) / name
-    folder.mkdir(parents=True, exist_ok=True)
-    trajectory_path = folder / f"{name}_prod_R{replica}_fit.xtc"
-    state_path = folder / f"{name}_prod_R{replica}.state.xml"
-    model_path, start_path = folder / f"{name}.model.pdb", folder / f"{name}.pdb"
-    total = round(duration / protocol.interval)
+    name = name or structure_name(path)
+    files = _Files(Path(output) / name, name, replica)
+    files.folder.mkdir(parents=True, exist_ok=True)
+    seed, total = replica_seed(name, replica), round(duration / protocol.interval)
 
-    if model_path.exists():
-        # One all-atom model for every replica: addHydrogens is unseeded and may choose other tautomers.
-        model = app.PDBFile(str(model_path))
+    minimized = files.model.exists()
+    if minimized:
+        # one all-atom model for every replica: addHydrogens is unseeded and may choose other tautomers
+        model = read_structure(files.model)
         topology, positions = model.topology, model.positions
         system = obc2_system(topology, app.ForceField("amber14-all.xml"), protocol.hydrogen_mass)
     else:
         modeller, system = prepare_model(path, protocol)
         topology, positions = modeller.topology, modeller.positions
+    context = _context(system, protocol, seed, platform, threads)
+    context.setPositions(positions)
+    if not minimized:
+        mm.LocalEnergyMinimizer.minimize(context, maxIterations=protocol.minimization)
+        positions = context.getState(positions=True).getPositions()
+        with replacing(files.model) as temporary, temporary.open("w") as file:
+            app.PDBFile.writeFile(topology, positions, file, keepIds=True)
 
-    integrator = openmm.LangevinMiddleIntegrator(
+    heavy = np.array([a.index for a in topology.atoms() if a.element is not app.element.hydrogen])
+    start = mdtraj.Trajectory(_nanometers(positions)[None], mdtraj.Topology.from_openmm(topology)).atom_slice(heavy)
+    start.unitcell_vectors = None
+    if not files.start.exists():
+        with replacing(files.start) as temporary:
+            start.save_pdb(str(temporary))
+        write_text(files.description, json.dumps({"source": str(path), "protocol": asdict(protocol)}, indent=1))
+    if total:
+        _produce(context, start, heavy, files, protocol, seed, total, chunk, progress)
+    return files.trajectory
+
+
+def _context(system: mm.System, protocol: Protocol, seed: int, platform: str | None, threads: int) -> mm.Context:
+    integrator = mm.LangevinMiddleIntegrator(
         protocol.temperature * unit.kelvin, protocol.friction / unit.picosecond, protocol.timestep * unit.picosecond
     )
-    integrator.setRandomNumberSeed(replica_seed(name, replica))
-    options: tuple = ()
-    if platform is not None or "CPU" in {
-        openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())
-    }:
-        chosen = openmm.Platform.getPlatformByName(platform or "CPU")
-        options = (chosen, {"Threads": str(threads)}) if chosen.getName() == "CPU" else (chosen,)
-    context = openmm.Context(system, integrator, *options)
-    context.setPositions(positions)
+    integrator.setRandomNumberSeed(seed)
+    names = {mm.Platform.getPlatform(i).getName() for i in range(mm.Platform.getNumPlatforms())}
+    if platform is None and "CPU" not in names:
+        return mm.Context(system, integrator)
+    chosen = mm.Platform.getPlatformByName(platform or "CPU")
+    options = {"Threads": str(threads)} if chosen.getName() == "CPU" else {}
+    return mm.Context(system, integrator, chosen, options)
 
-    if not model_path.exists():
-        openmm.LocalEnergyMinimizer.minimize(context, maxIterations=protocol.minimization)
-        positions = context.getState(positions=True).getPositions()
-        _write_atomically(model_path, lambda p: _write_pdb(p, topology, positions))
-    heavy = np.array([a.index for a in topology.atoms() if a.element is not app.element.hydrogen])
-    full = mdtraj.Topology.from_openmm(topology)
-    start = mdtraj.Trajectory(_nanometers(positions)[None], full).atom_slice(heavy)
-    start.unitcell_vectors = None
-    if not start_path.exists():
-        _write_atomically(start_path, start.save_pdb)
-        _write_atomically(
-            folder / f"{name}.json",
-            lambda p: Path(p).write_text(json.dumps({"source": str(path), "protocol": asdict(protocol)}, indent=1)),
-        )
 
-    if total == 0:
-        return trajectory_path
-
-    frames: list[np.ndarray] = []
-    if state_path.exists() and trajectory_path.exists():
-        context.setState(openmm.XmlSerializer.deserialize(state_path.read_text()))
-        done = round(context.getState().getTime().value_in_unit(unit.picosecond) / protocol.interval)
-        # The trajectory is renamed before the state, so it may hold one chunk more than the state knows of.
-        frames = list(mdtraj.load(str(trajectory_path), top=start.topology).xyz[:done])
-        # A restarted stochastic integrator would otherwise repeat the noise of its first steps.
-        integrator.setRandomNumberSeed((replica_seed(name, replica) + done) % (2**31 - 1) + 1)
-    else:
-        context.setVelocitiesToTemperature(protocol.temperature, replica_seed(name, replica))
-        integrator.step(round(protocol.equilibration / protocol.timestep))
-        context.setTime(0.0)
-        context.setStepCount(0)
-
+def _produce(
+    context: mm.Context,
+    start: mdtraj.Trajectory,
+    heavy: np.ndarray,
+    files: _Files,
+    protocol: Protocol,
+    seed: int,
+    total: int,
+    chunk: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Draw frames until there are `total`, saved chunk by chunk."""
+    integrator = context.getIntegrator()
+    frames = _resumed(context, start, files, protocol, seed)
     alphas = start.topology.select("name CA")
     while len(frames) < total:
         for _ in range(min(chunk, total - len(frames))):
@@ -221,24 +246,33 @@ def make_replica(
         times = protocol.interval * np.arange(1, len(frames) + 1)
         trajectory = mdtraj.Trajectory(np.array(frames), start.topology, time=times)
         trajectory.superpose(start, atom_indices=alphas)
-        _write_atomically(trajectory_path, trajectory.save_xtc)
+        with replacing(files.trajectory) as temporary:
+            trajectory.save_xtc(str(temporary))
         state = context.getState(positions=True, velocities=True, parameters=True)
-        text = openmm.XmlSerializer.serialize(state)
-        _write_atomically(state_path, partial(_write_text, text=text))
+        write_text(files.state, mm.XmlSerializer.serialize(state))
         if progress is not None:
             progress(len(frames), total)
-    return trajectory_path
+
+
+def _resumed(
+    context: mm.Context, start: mdtraj.Trajectory, files: _Files, protocol: Protocol, seed: int
+) -> list[np.ndarray]:
+    """Frames on disk with the Context at the last of them, or none with the Context equilibrated."""
+    integrator = context.getIntegrator()
+    if files.state.exists() and files.trajectory.exists():
+        context.setState(mm.XmlSerializer.deserialize(files.state.read_text()))
+        done = round(context.getState().getTime().value_in_unit(unit.picosecond) / protocol.interval)
+        # a stochastic integrator that is restarted would otherwise repeat the noise of its first steps
+        integrator.setRandomNumberSeed((seed + done) % (2**31 - 1) + 1)
+        # the trajectory is renamed before the state, so it may hold one chunk more than the state knows of
+        return list(mdtraj.load(str(files.trajectory), top=start.topology).xyz[:done])
+    context.setVelocitiesToTemperature(protocol.temperature, seed)
+    integrator.step(round(protocol.equilibration / protocol.timestep))
+    context.setTime(0.0)
+    context.setStepCount(0)
+    return []
 
 
 def _nanometers(positions: unit.Quantity) -> np.ndarray:
     """Positions as an array [atoms, 3] in nanometres."""
     return np.array(positions.value_in_unit(unit.nanometer))
-
-
-def _write_text(path: str, text: str) -> None:
-    Path(path).write_text(text)
-
-
-def _write_pdb(path: str, topology: app.Topology, positions: unit.Quantity) -> None:
-    with open(path, "w") as file:
-        app.PDBFile.writeFile(topology, positions, file, keepIds=True)

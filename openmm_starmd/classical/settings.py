@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import openmm as mm
 from openmm import app, unit
@@ -80,45 +80,34 @@ class ClassicalSettings:
     properties: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
-        def put(name: str, value: Any) -> None:
-            object.__setattr__(self, name, value)
-
         if self.solvent not in SOLVENTS:
             raise ValueError(f"solvent is {self.solvent!r}; choose 'obc2', 'explicit' or None")
-        for name, of in _UNITS.items():
-            given = getattr(self, name)
-            if given is None and name in _MAY_BE_NONE:
-                continue
-            try:
-                value = float(in_unit(given, of))
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{name} is {given!r}; give a quantity, or a number of {of.get_name()}") from error
-            if not 0 <= value < float("inf") or (value == 0 and name not in _MAY_BE_ZERO):
-                raise ValueError(f"{name} is {given}; it must be positive and finite")
-            put(name, value)
+        for name in _UNITS:
+            self._put(name, _in_its_unit(name, getattr(self, name)))
         if self.pressure is not None and self.solvent != "explicit":
             raise ValueError("pressure needs solvent='explicit': without a box there is nothing to press on")
         if self.integrator is not None:
             if not isinstance(self.integrator, mm.Integrator):
                 raise ValueError(f"integrator is a {type(self.integrator).__name__}, not an openmm.Integrator")
             if hasattr(self.integrator, "getTemperature"):
-                put("temperature", self.integrator.getTemperature().value_in_unit(unit.kelvin))
-            put("timestep", self.integrator.getStepSize().value_in_unit(unit.picosecond))
-        platform = self.platform
-        if platform is not None and not isinstance(platform, str):
-            platform = platform.getName()
-        put("platform", platform)
-        put("properties", {str(name): str(value) for name, value in (self.properties or {}).items()})
+                self._put("temperature", self.integrator.getTemperature().value_in_unit(unit.kelvin))
+            self._put("timestep", self.integrator.getStepSize().value_in_unit(unit.picosecond))
+        if isinstance(self.platform, mm.Platform):
+            self._put("platform", self.platform.getName())
+        self._put("properties", {str(name): str(value) for name, value in (self.properties or {}).items()})
         if self.forcefield is None:
             extra = ("amber14/tip3p.xml",) if self.solvent == "explicit" else ()
-            put("forcefield", ("amber14-all.xml", *extra))
+            self._put("forcefield", ("amber14-all.xml", *extra))
         elif isinstance(self.forcefield, str):
-            put("forcefield", (self.forcefield,))
+            self._put("forcefield", (self.forcefield,))
         elif not isinstance(self.forcefield, app.ForceField):
-            put("forcefield", tuple(self.forcefield))
+            self._put("forcefield", tuple(self.forcefield))
+
+    def _put(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
 
     @property
-    def key(self) -> tuple:
+    def key(self) -> tuple[Any, ...]:
         """Equal for settings that give the same model; objects count by identity."""
         plain = (getattr(self, name) for name in _UNITS)
         forcefield = self.forcefield if isinstance(self.forcefield, tuple) else id(self.forcefield)
@@ -167,6 +156,20 @@ class ClassicalSettings:
         return platform, properties or None
 
 
+def _in_its_unit(name: str, given: Any) -> float | None:
+    """A setting as a number in its unit, or a ValueError that names it."""
+    if given is None and name in _MAY_BE_NONE:
+        return None
+    of = _UNITS[name]
+    try:
+        value = float(in_unit(given, of))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is {given!r}; give a quantity, or a number of {of.get_name()}") from error
+    if not 0 <= value < float("inf") or (value == 0 and name not in _MAY_BE_ZERO):
+        raise ValueError(f"{name} is {given}; it must be positive and finite")
+    return value
+
+
 def copy_integrator(integrator: mm.Integrator) -> mm.Integrator:
     """A copy bound to no Context; a ValueError for what OpenMM cannot serialise."""
     try:
@@ -202,3 +205,23 @@ def inner_steps(stride: float, timestep: float) -> int:
             f"timestep={stride / fitting:.6g} fits, the nearest below"
         )
     return steps
+
+
+class ClassicalOptions(TypedDict, total=False):
+    """The fields of :class:`ClassicalSettings`, as keywords; those left out have its defaults."""
+
+    forcefield: str | Sequence[str] | app.ForceField | None
+    solvent: str | None
+    timestep: Any
+    hydrogen_mass: Any
+    friction: Any
+    temperature: Any
+    pressure: Any
+    padding: Any
+    ionic_strength: Any
+    water: str
+    relaxation: Any
+    integrator: mm.Integrator | None
+    platform: str | mm.Platform | None
+    precision: str | None
+    properties: Mapping[str, str] | None

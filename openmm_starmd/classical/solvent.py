@@ -1,9 +1,10 @@
-"""Explicit solvent: a box of water around a protein, and water that makes way for it."""
+"""Explicit solvent: a box of water around a protein, and what happens to it as the protein takes other shapes."""
 
 from __future__ import annotations
 
 import itertools
 import random
+from typing import TYPE_CHECKING
 
 import numpy as np
 import openmm as mm
@@ -11,7 +12,11 @@ from openmm import app, unit
 from scipy.spatial import cKDTree
 
 from openmm_starmd.atoms.systems import create_system, refusal
-from openmm_starmd.protein.periodic import nearest_image
+from openmm_starmd.geometry.residues import PEPTIDE_BOND
+from openmm_starmd.protein.periodic import make_whole, nearest_image
+
+if TYPE_CHECKING:
+    from openmm_starmd.atoms.allatom import AllAtomModel
 
 OVERLAP = 0.24
 """Distance, nm, from a heavy atom of the protein to a water's oxygen under which the water is moved elsewhere."""
@@ -98,6 +103,79 @@ def solvated(
     return modeller.topology, np.array(modeller.positions.value_in_unit(unit.nanometer)), system
 
 
+class PeriodicSurroundings:
+    """What a protein shares its periodic box with.
+
+    Parameters
+    ----------
+    model : AllAtomModel
+    context : openmm.Context
+        Of its atoms.
+    backbone_atoms : np.ndarray [N, 3], int
+        Atoms N, CA and C of each residue.
+
+    Attributes
+    ----------
+    vectors : np.ndarray [3, 3]
+        Box vectors in rows that segments begin with, nm.
+    """
+
+    def __init__(self, model: AllAtomModel, context: mm.Context, backbone_atoms: np.ndarray) -> None:
+        self.take_box(context)
+        heavy = model.heavy
+        protein = set(heavy.tolist())
+        molecules = [np.array(molecule) for molecule in context.getMolecules()]
+        self._molecules = [molecule for molecule in molecules if not protein.isdisjoint(molecule.tolist())]
+        self._movable = movable_molecules(model.topology, model.others)
+        movable = set(np.concatenate(self._movable).tolist()) if self._movable else set()
+        self._solute = np.array(
+            [
+                atom.index
+                for atom in model.topology.atoms()
+                if atom.index not in movable and atom.element not in (None, app.element.hydrogen)
+            ]
+        )
+        self._heavy = heavy
+        self._owner = np.array([atom.residue.index for atom in model.protein.frame_topology("heavy").atoms()])
+        rank = np.empty(len(model.positions), dtype=int)
+        rank[heavy] = np.arange(len(heavy))
+        self._backbone = rank[backbone_atoms]
+        self._chain = np.array([residue.chain.index for residue in model.protein.topology.residues()])
+
+    def take_box(self, context: mm.Context) -> None:
+        """Begin segments with the box that a Context has now."""
+        self.vectors = context.getState().getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
+
+    def displace(self, positions: np.ndarray) -> tuple[np.ndarray, int]:
+        """Move solvent out of a new conformation's way: :func:`displace_solvent` in the box of :attr:`vectors`."""
+        return displace_solvent(positions, self._solute, self._movable, self.vectors)
+
+    def gather(self, positions: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+        """Each molecule of the protein, whole already, in the image that lies beside the others.
+
+        Parameters
+        ----------
+        positions : np.ndarray [atoms, 3]
+            nm.
+        vectors : np.ndarray [3, 3]
+            Box vectors in rows that they are in, nm.
+
+        Returns
+        -------
+        np.ndarray [atoms, 3]
+            nm; solvent stays.
+        """
+        if len(self._molecules) < 2:
+            return positions
+        heavy = positions[self._heavy]
+        moved = np.zeros_like(positions)
+        moved[self._heavy] = make_whole(heavy, self._owner, self._backbone, self._chain, vectors, PEPTIDE_BOND) - heavy
+        positions = positions.copy()
+        for molecule in self._molecules:
+            positions[molecule] += moved[np.intersect1d(molecule, self._heavy)[0]]
+        return positions
+
+
 def movable_molecules(topology: app.Topology, others: np.ndarray) -> list[np.ndarray]:
     """Waters and single ions, as arrays of atoms, the heavy one first.
 
@@ -117,7 +195,7 @@ def movable_molecules(topology: app.Topology, others: np.ndarray) -> list[np.nda
     return molecules
 
 
-def make_way(
+def displace_solvent(
     positions: np.ndarray, solute: np.ndarray, molecules: list[np.ndarray], vectors: np.ndarray
 ) -> tuple[np.ndarray, int]:
     """Move waters that a new conformation of the protein overlaps to where it has left room.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,10 +27,10 @@ def plot(
     """Draw RMSD to start, radius of gyration, RMSF per residue and the share of valid frames."""
     with clean_errors():
         from openmm_starmd.evaluation import picture
+        from openmm_starmd.evaluation.from_files import stride_beside
 
-        config = trajectory.parent / "config.json"
-        if interval is None and config.exists():
-            interval = json.loads(config.read_text()).get("stride")
+        if interval is None:
+            interval = stride_beside(trajectory)
         figures = picture.figures(*_load(trajectory, topology), interval)
         over = None
         if reference is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -56,9 +57,8 @@ def run(
     """
     with clean_errors():
         from openmm_starmd import running
-        from openmm_starmd.running import Settings
 
-        settings = Settings(
+        settings = running.RunSettings(
             stride=stride,
             seed=seed,
             atoms=atoms.value if atoms else None,
@@ -72,7 +72,7 @@ def run(
             raise typer.Exit(130)
         summary = json.loads((output / "summary.json").read_text())
         rmsd, gyration = summary["rmsd_to_start_nm"]["mean"], summary["radius_of_gyration_nm"]["mean"]
-        speed = f", {outcome.speed:.0f} ns/day" if outcome.speed == outcome.speed else ""
+        speed = "" if math.isnan(outcome.speed) else f", {outcome.speed:.0f} ns/day"
         typer.echo(
             f"{output}: {summary['frames']} frames, {summary['length_ps']:g} ps{speed}; "
             f"{100 * summary['valid_fraction']:.1f} % valid, RMSD to start {10 * rmsd:.2f} Å, Rg {10 * gyration:.2f} Å"

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from openmm_starmd.cli.errors import clean_errors
+
+if TYPE_CHECKING:
+    from openmm_starmd.data.trajectories import ProteinData
+    from openmm_starmd.model.weights import Weights
+    from openmm_starmd.training.parallelism import Parallelism
+    from openmm_starmd.training.settings import Recipe
 
 
 def train(
@@ -75,14 +83,14 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print parameters, memory and speed of a few steps; write nothing.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in RUN.")] = False,
 ) -> None:
     """Train weights on trajectories. The run saves as it goes; RUN/weights can be used at any time.
 
-    A run that was stopped or killed at any moment goes on with --resume, to the very weights of an unbroken one (bit by
-    bit on a CPU). Several GPUs: --devices 8, and on several machines also --nodes, under SLURM's srun with a task per
-    GPU or `torchrun --nnodes ... --nproc-per-node 8 -m openmm_starmd.cli train ...`. Settings that have no option are
-    set by --config.
+    A run that was stopped or killed at any moment is continued by --resume, to the very weights of an unbroken one (bit
+    by bit on a CPU). Several GPUs: --devices 8, and on several machines also --nodes, under SLURM's srun with a task
+    per GPU or `torchrun --nnodes ... --nproc-per-node 8 -m openmm_starmd.cli train ...`. Settings that have no option
+    are set by --config.
     """
     with clean_errors():
         folders = [*(positional or []), *(data or [])]
@@ -92,16 +100,14 @@ def train(
             raise ValueError("--output RUN is missing: the folder of the run")
         import torch
 
-        from openmm_starmd.data.folders import with_openfold
         from openmm_starmd.model.weights import load_weights
-        from openmm_starmd.training import recipe as recipes
-        from openmm_starmd.training.parallelism import Machines
+        from openmm_starmd.training.parallelism import Parallelism
         from openmm_starmd.training.settings import read_recipe
 
         torch.set_num_threads(threads)
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", message=".*treespec")  # Lightning's own affair
-        machines = Machines(
+        parallelism = Parallelism(
             accelerator=accelerator,
             devices=_devices(devices),
             nodes=nodes,
@@ -110,31 +116,17 @@ def train(
             logger=logger,
         )
         weights = None if start_from is None else load_weights(start_from)
-        form = "mini" if weights is None or weights.config.anchored else "paper"
-        if weights is not None and preset not in (None, form):
-            raise ValueError(f"--preset {preset}, but {start_from} is of the form {form}: leave --preset out")
-        base = recipes.recipe_for(preset or form)
-        if weights is not None:
-            known = weights.config
-            base = _changed(
-                base,
-                {
-                    "model": known,
-                    "windows.stride_min": known.stride_min,
-                    "windows.stride_max": known.stride_max,
-                    "windows.stride_focus": known.stride_default,
-                },
-            )
+        form = _form(preset, start_from, weights)
+        base = _base_recipe(form, weights)
         recipe = base if config is None else read_recipe(config, base)
-        if config is not None and recipe.model.name != base.model.name:
+        if recipe.model.name != base.model.name:
             name = name or recipe.model.name
-        name = name or (output.name if output else preset or form)
         recipe = _changed(
             recipe,
             {
                 "start_from": start_from,
                 "steps": max_steps,
-                "model.name": name,
+                "model.name": name or (output.name if output else form),
                 "windows.tokens": tokens,
                 "accumulate": accumulate,
                 "precision": precision,
@@ -142,53 +134,121 @@ def train(
                 "validation.proteins": tuple(validate) if validate else None,
             },
         )
-        wants_openfold = recipe.model.conditioner == "openfold"
-        if wants_openfold and openfold is None:
+        source = _Source(folders, exclude or [], openfold)
+        source.check(recipe)
+        if dry_run:
+            _measure(source, recipe, "cuda" if parallelism.on_gpu else "cpu")
+        elif output is not None:
+            _train(source, output, recipe, weights, parallelism, resume)
+
+
+def _form(preset: str | None, start_from: str | None, weights: Weights | None) -> str:
+    """The preset to begin from; that of the weights, if there are any."""
+    form = "mini" if weights is None or weights.config.anchored else "paper"
+    if weights is not None and preset not in (None, form):
+        raise ValueError(f"--preset {preset}, but {start_from} is of the form {form}: leave --preset out")
+    return preset or form
+
+
+def _base_recipe(form: str, weights: Weights | None) -> Recipe:
+    """A preset's recipe, with model and strides of the weights to fine-tune."""
+    from openmm_starmd.training.settings import recipe_for
+
+    base = recipe_for(form)
+    if weights is None:
+        return base
+    known = weights.config
+    return _changed(
+        base,
+        {
+            "model": known,
+            "windows.stride_min": known.stride_min,
+            "windows.stride_max": known.stride_max,
+            "windows.stride_focus": known.stride_default,
+        },
+    )
+
+
+def _changed(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+    """`recipe` with settings replaced, ``"windows.tokens"`` and the like; None leaves a setting as it is."""
+    for name, value in values.items():
+        if value is not None:
+            outer, _, inner = name.rpartition(".")
+            part = replace(getattr(recipe, outer), **{inner: value}) if outer else value
+            recipe = replace(recipe, **{outer or inner: part})
+    return recipe
+
+
+class _Source(NamedTuple):
+    """Where the proteins of a training run come from."""
+
+    folders: list[Path]
+    exclude: list[str]
+    openfold: Path | None
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise a ValueError if OpenFold's features are missing or unwanted."""
+        wanted = recipe.model.conditioner == "openfold"
+        if wanted and self.openfold is None:
             raise ValueError("the model conditions on OpenFold's features: give their folder with --openfold")
-        if openfold is not None and not wants_openfold:
+        if self.openfold is not None and not wanted:
             raise ValueError(
                 "--openfold is for a model that conditions on it: give --config a file with "
                 '{"model": {"conditioner": "openfold"}}'
             )
-        proteins = recipes.load_proteins(folders, exclude or [])
-        if openfold is not None:
-            proteins = with_openfold(proteins, openfold)
-        first = _first_process()
-        if first:
+
+    def proteins(self) -> list[ProteinData]:
+        """What is trained on."""
+        from openmm_starmd.data.folders import open_data
+
+        proteins = self._complete(open_data(self.folders, self.exclude))
+        if _first_process():
             typer.echo(f"{len(proteins)} proteins, {sum(len(p.replicas) for p in proteins)} trajectories")
-        if dry_run:
-            from openmm_starmd.training.dry_run import dry_run as measure
+        return proteins
 
-            typer.echo(measure(proteins, recipe, "cuda" if machines.on_gpu else "cpu"))
-        if dry_run or output is None:
-            return
-        wanted = recipe.validation.proteins
-        judged = recipes.validation_proteins(folders, wanted, exclude or [], proteins) if wanted else []
-        if openfold is not None:
-            judged = with_openfold(judged, openfold)
-        for protein in judged:
-            if first and protein.name not in {p.name for p in proteins}:
+    def validation(self, names: tuple[str, ...], trained: list[ProteinData]) -> list[ProteinData]:
+        """What validation rollouts are held against."""
+        from openmm_starmd.training.recipe import validation_proteins
+
+        if not names:
+            return []
+        proteins = self._complete(validation_proteins(self.folders, names, self.exclude, trained))
+        for protein in proteins:
+            if _first_process() and protein.name not in {p.name for p in trained}:
                 typer.echo(f"validation on {protein.name}, which is not trained on")
-        network = None if weights is None else weights.network
-        written = recipes.train(
-            proteins, output, recipe, resume=resume, start_from=network, validation=judged, machines=machines
-        )
-        if first:
-            typer.echo(str(written))
+        return proteins
+
+    def _complete(self, proteins: list[ProteinData]) -> list[ProteinData]:
+        from openmm_starmd.data.folders import with_openfold
+
+        return proteins if self.openfold is None else with_openfold(proteins, self.openfold)
 
 
-def _changed(recipe: Any, values: dict[str, Any]) -> Any:
-    """`recipe` with settings replaced, ``"windows.tokens"`` and the like; None leaves a setting as it is."""
-    from dataclasses import replace
+def _measure(source: _Source, recipe: Recipe, device: str) -> None:
+    """Print what the training would take."""
+    from openmm_starmd.training.dry_run import dry_run
 
-    for name, value in values.items():
-        if value is None:
-            continue
-        outer, _, inner = name.rpartition(".")
-        if outer:
-            value = replace(getattr(recipe, outer), **{inner: value})
-        recipe = replace(recipe, **{outer or inner: value})
-    return recipe
+    typer.echo(dry_run(source.proteins(), recipe, device))
+
+
+def _train(
+    source: _Source, output: Path, recipe: Recipe, weights: Weights | None, parallelism: Parallelism, resume: bool
+) -> None:
+    """Train, and print where the weights are."""
+    from openmm_starmd.training import recipe as recipes
+
+    proteins = source.proteins()
+    written = recipes.train(
+        proteins,
+        output,
+        recipe,
+        resume=resume,
+        start_from=None if weights is None else weights.network,
+        validation=source.validation(recipe.validation.proteins, proteins),
+        parallelism=parallelism,
+    )
+    if _first_process():
+        typer.echo(str(written))
 
 
 def _devices(text: str) -> int | str:
@@ -201,6 +261,4 @@ def _devices(text: str) -> int | str:
 
 def _first_process() -> bool:
     """Whether this is the only process of the run, or the first of several."""
-    import os
-
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))

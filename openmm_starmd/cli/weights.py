@@ -32,9 +32,9 @@ class Storage(str, Enum):
 def inspect(weights: Weights) -> None:
     """Print what weights say of themselves: form, sizes, strides, training data, checksum."""
     with clean_errors():
-        from openmm_starmd.release import checks as weights_checks
+        from openmm_starmd.release import checks
 
-        for line in weights_checks.inspect(weights).lines():
+        for line in checks.inspect(weights).lines():
             typer.echo(line)
 
 
@@ -53,10 +53,11 @@ def verify(
     """
     failed = 0
     with clean_errors():
-        from openmm_starmd.release import checks as weights_checks
+        from openmm_starmd.files.reading import structure_name
+        from openmm_starmd.release import checks
 
-        sequences = {path.stem: _sequence(path) for path in held_out or []}
-        for check in weights_checks.verify(weights, frames=frames, held_out=sequences):
+        sequences = {structure_name(path): _sequence(path) for path in held_out or []}
+        for check in checks.verify(weights, frames=frames, held_out=sequences):
             typer.echo(str(check))
             failed += check.ok is False
     if failed:
@@ -79,18 +80,15 @@ def convert(
 ) -> None:
     """Write a weights directory: safetensors, configuration, list of training data, card to be completed."""
     with clean_errors():
-        from openmm_starmd.release import conversion as weights_conversion
+        from openmm_starmd.release import conversion
 
-        typer.echo(weights_conversion.convert(weights, output, dtype=dtype.value, name=name))
+        typer.echo(conversion.convert(weights, output, dtype=dtype.value, name=name))
 
 
 def _sequence(path: Path) -> str:
     """Sequence of the protein in a structure file, chains joined."""
-    from openmm.app import PDBFile, PDBxFile
-
+    from openmm_starmd.files.reading import read_structure
     from openmm_starmd.protein.protein import Protein
 
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
-    structure = PDBxFile(str(path)) if path.suffix in (".cif", ".mmcif") else PDBFile(str(path))
+    structure = read_structure(path)
     return Protein.from_openmm(structure.topology, structure.positions).sequence.replace("/", "")

@@ -15,33 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# ATLAS has named its trajectories NAME_prod_R1_fit.xtc (fitted) and NAME_R1.xtc; the later ones here give way
+# ATLAS has named its trajectories NAME_prod_R1_fit.xtc (aligned) and NAME_R1.xtc; the first of these is taken
 _REPLICA = re.compile(r"(?P<name>.+?)(?P<kind>_prod_R\d+_fit|_prod_R\d+|_R\d+)\.xtc")
 _PREFERENCE = ("_prod_R_fit", "_prod_R", "_R")
 _ENDS = 2**16
 """Bytes of either end of a file that its digest covers."""
 
-TOPOLOGIES = (
-    *(
-        ".pdb",
-        ".pdb.gz",
-        ".cif",
-        ".cif.gz",
-        ".mmcif",
-        ".mmcif.gz",
-        ".pdbx",
-        ".pdbx.gz",
-        ".gro",
-        ".mol2",
-        ".gsd",
-        ".arc",
-    ),
-    *(".prmtop", ".parm7", ".prm7", ".psf", ".hoomdxml", ".h5", ".hdf5", ".lh5"),
-)
-"""Formats that mdtraj reads topologies from."""
 BARE_TOPOLOGIES = (".prmtop", ".parm7", ".prm7", ".psf", ".hoomdxml")
-"""Of these, formats without positions."""
+"""Formats that hold a topology without positions."""
 _OWN_TOPOLOGY = (".h5", ".hdf5", ".lh5")
+_STRUCTURES = (".pdb", ".ent", ".cif", ".mmcif", ".pdbx")
+TOPOLOGIES = (
+    *_STRUCTURES,
+    *(f"{ending}.gz" for ending in _STRUCTURES),
+    *(".gro", ".mol2", ".gsd", ".arc"),
+    *BARE_TOPOLOGIES,
+    *_OWN_TOPOLOGY,
+)
+"""All formats that topologies are read from."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,7 @@ class File:
     @property
     def name(self) -> str:
         """Its name without folders."""
-        return os.path.basename(self.member or self.path)
+        return Path(self.member or self.path).name
 
     def identity(self) -> dict[str, Any]:
         """Name, size and digest, by which a rerun sees whether it is still the same file; JSON-ready."""
@@ -69,13 +60,14 @@ class File:
             with zipfile.ZipFile(self.path) as archive:
                 info = archive.getinfo(self.member)
             return {"file": f"{self.path}:{self.member}", "size": info.file_size, "digest": f"crc32:{info.CRC:08x}"}
-        if os.path.isdir(self.path):
-            parts = sorted((p.name, p.stat().st_size) for p in Path(self.path).rglob("*") if p.is_file())
+        path = Path(self.path)
+        if path.is_dir():
+            parts = sorted((p.name, p.stat().st_size) for p in path.rglob("*") if p.is_file())
             digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
             return {"file": self.path, "size": sum(size for _, size in parts), "digest": f"listing:{digest}"}
-        size = os.path.getsize(self.path)
+        size = path.stat().st_size
         hashed = hashlib.sha256()
-        with open(self.path, "rb") as file:
+        with path.open("rb") as file:
             hashed.update(file.read(_ENDS))
             file.seek(max(0, size - _ENDS))
             hashed.update(file.read())
@@ -91,9 +83,12 @@ class File:
         copy = folder / f".partial-{os.getpid()}-{self.name}"
         try:
             try:
-                with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as source:
-                    with open(copy, "wb") as target:
-                        shutil.copyfileobj(source, target, 2**20)
+                with (
+                    zipfile.ZipFile(self.path) as archive,
+                    archive.open(self.member) as source,
+                    copy.open("wb") as target,
+                ):
+                    shutil.copyfileobj(source, target, 2**20)
             except (zipfile.BadZipFile, zlib.error, EOFError) as error:
                 raise ValueError(f"{self.path}: {self.member} is damaged ({error}): download it again") from error
             yield copy
@@ -151,7 +146,7 @@ def find_sources(inputs: Sequence[str | os.PathLike[str]]) -> list[Source]:
             group.clear()
 
     for given in inputs:
-        path = Path(os.path.abspath(given))
+        path = Path(os.path.abspath(given))  # noqa: PTH100 - links keep their names
         if not path.exists():
             raise ValueError(f"there is no {given}")
         lower = path.name.lower()
@@ -194,7 +189,7 @@ def read_split(path: str | os.PathLike[str], only: str | None = None) -> set[str
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no split file {path}: give a CSV file with the columns name and split")
-    with open(path, newline="", encoding="utf-8-sig") as file:
+    with Path(path).open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
         for column in ("name", "split"):
             if column not in (reader.fieldnames or ()):
@@ -293,9 +288,8 @@ def _chains(files: list[File]) -> list[Source]:
     for name, replicas in sorted(found.items()):
         topology = by_name.get(f"{name}.pdb")
         trajectories = tuple((number, replicas[number][1]) for number in sorted(replicas))
-        place = (
-            os.path.dirname(trajectories[0][1].path) if trajectories[0][1].member is None else trajectories[0][1].path
-        )
+        first = trajectories[0][1]
+        place = Path(first.path).parent if first.member is None else first.path
         reason = "" if topology else f"{name}.pdb is missing beside its trajectories in {place}"
         sources.append(Source(name, topology, trajectories, reason))
     return sources

@@ -18,7 +18,9 @@ import mdtraj
 from openmm_starmd.data.atlas import BARE_TOPOLOGIES, File, Source
 from openmm_starmd.data.description import Description, describe
 from openmm_starmd.data.reading import read_frames
-from openmm_starmd.data.store import ReplicaWriter, folder_name, write_protein
+from openmm_starmd.data.store import folder_name
+from openmm_starmd.data.writer import ReplicaWriter, write_protein
+from openmm_starmd.files.reading import load_frames
 
 _FATAL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -128,7 +130,7 @@ def _start(source: Source, store: Path) -> tuple[mdtraj.Trajectory, Description]
             elif path.name.lower().endswith((".h5", ".hdf5")):
                 start = next(mdtraj.iterload(str(path), chunk=1))
             else:
-                start = mdtraj.load(str(path))[0]
+                start = load_frames(path)[0]
         except Exception as error:
             # mdtraj's readers raise whatever the damage happens to cause
             raise ValueError(f"{file.name} cannot be read: {type(error).__name__}: {error}") from error
@@ -146,14 +148,14 @@ def _topology(source: Source) -> File:
     return source.topology
 
 
-_counter: Synchronized | None = None
+_counter: Synchronized[int] | None = None
 
 
-def start_worker(counter: Synchronized, parent: int) -> None:
+def start_worker(counter: Synchronized[int], parent: int) -> None:
     """Make a fresh process a worker: it counts frames into `counter` and ends when its parent is gone."""
-    global _counter
+    global _counter  # noqa: PLW0603 - jobs reach a worker's state by no other way
     _counter = counter
-    # Ctrl-C reaches every process of the terminal: workers fall silent at once, and the next run sweeps up
+    # Ctrl-C reaches every process of the terminal; without Python's handler a worker ends without a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def watch() -> None:

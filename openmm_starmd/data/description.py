@@ -6,24 +6,12 @@ from dataclasses import dataclass
 
 import mdtraj
 import numpy as np
-import torch
 
-from openmm_starmd.geometry.residues import CHI_ATOMS, THREE_TO_ONE
-from openmm_starmd.geometry.rigid import rigids_from_backbone
-from openmm_starmd.model.features import Features, torsion_features
-from openmm_starmd.protein.chains import check_backbone, number_residues, split_chains
+from openmm_starmd.geometry.residues import COLLAPSED_BOND, FARTHEST_ATOM, PEPTIDE_BOND, SYMMETRIC_CHI, TORN_BOND
+from openmm_starmd.model.features import Features
 from openmm_starmd.protein.periodic import NARROWEST_BOX, make_whole
-from openmm_starmd.protein.residues import View
-from openmm_starmd.protein.selection import PEPTIDE_BOND, Selected, label, select_protein
-
-# χ angles that a rotation by 180° maps onto a chemically identical side chain, by (residue, index of χ from 0)
-SYMMETRIC_CHI = {("ASP", 1), ("PHE", 1), ("TYR", 1), ("GLU", 2)}
-TORN_BOND = 0.5
-"""nm between bonded atoms of a frame, beyond which it is no protein: force fields stretch bonds, never break them."""
-COINCIDENT = 1e-3
-"""nm between bonded atoms of a frame, within which they lie on one another."""
-FARTHEST_ATOM = 1.0
-"""nm from CA to an atom of the same residue, beyond which it is split across the box; arginine reaches 0.8."""
+from openmm_starmd.protein.residues import PSI_AND_CHI, Residues, one_letter, read_residues
+from openmm_starmd.protein.views import View
 
 _TORN = (
     "check that the topology is that of the trajectory, and if the molecule is split across the periodic box, make it "
@@ -37,58 +25,37 @@ class Description:
 
     Attributes
     ----------
-    atoms : np.ndarray [A], int
-        Heavy protein atoms among those of the topology.
-    owner : np.ndarray [A], int
-        Residue of each.
-    backbone : np.ndarray [N, 3], int
-        N, CA, C of each residue, among `atoms`.
+    residues : Residues
+        N residues, read from the reference: the positions handed in.
+    features : Features
+        With the same reference.
     quartets : np.ndarray [Q, 4], int
-        Atoms of each torsion that exists, among `atoms`, in the order of `torsion_mask`'s true entries.
+        Atoms of each torsion that exists, among ``residues.atoms``, in the order of `torsion_mask`'s true entries.
     torsion_mask : np.ndarray [N, 5], bool
         Which of ψ, χ1..4 exist.
-    features : Features
-        Reference: the positions handed in.
     structure : np.ndarray [N, 3, 3], float32
         N, CA, C of the reference, nm.
     torsions : np.ndarray [N, 5], float32
         ψ and χ1..4 of the reference, radians; 0 where there is none.
-    names, numbers : tuple of str
-        Standard residue names (an unknown amino acid keeps its own), and the input's residue numbers.
-    dropped : tuple of str
-        What was left out, "HOH x 8000" and the like.
-    kept : list of Selected
-        For messages.
     """
 
-    atoms: np.ndarray
-    owner: np.ndarray
-    backbone: np.ndarray
+    residues: Residues
+    features: Features
     quartets: np.ndarray
     torsion_mask: np.ndarray
-    features: Features
     structure: np.ndarray
     torsions: np.ndarray
-    names: tuple[str, ...]
-    numbers: tuple[str, ...]
-    dropped: tuple[str, ...]
-    kept: list[Selected]
 
     @property
     def sequence(self) -> str:
-        """One-letter codes, X for unknown."""
-        return one_letter(self.names)
+        """One-letter codes, X for unknown, without a sign between chains."""
+        return one_letter(self.residues.names)
 
     @property
     def bonds(self) -> np.ndarray:
-        """C and N of each peptide bond, [B, 2], among `atoms`."""
-        bonded = self.features.bonded.numpy()
-        return np.stack([self.backbone[:-1, 2][bonded], self.backbone[1:, 0][bonded]], axis=-1)
-
-
-def one_letter(names: tuple[str, ...]) -> str:
-    """Sequence of standard residue names; X for unknown ones."""
-    return "".join(THREE_TO_ONE.get(name, "X") for name in names)
+        """C and N of each peptide bond, [B, 2], among ``residues.atoms``."""
+        atoms, bonded = self.residues.backbone_atoms, self.residues.bonded
+        return np.stack([atoms[:-1, 2][bonded], atoms[1:, 0][bonded]], axis=-1)
 
 
 def symmetric_torsions(names: tuple[str, ...]) -> np.ndarray:
@@ -111,51 +78,24 @@ def describe(start: mdtraj.Trajectory) -> Description:
     Raises
     ------
     ValueError
-        If there are fewer than three protein residues, or one cannot be a rigid; names chain, residue and atom.
+        If there are fewer than three protein residues, one cannot be a rigid, or a position is not finite; names
+        chain, residue and atom.
     """
-    xyz, vectors = start.xyz[0].astype(np.float64), box_of(start)
-    selection = select_protein(View(start.topology), xyz, None if vectors is None else vectors[0])  # type: ignore[arg-type]
-    kept = selection.kept
-    atoms = np.array([atom.index for selected in kept for atom in selected.atoms.values()])
-    owner = np.repeat(np.arange(len(kept)), [len(selected.atoms) for selected in kept])
-    offsets = np.searchsorted(owner, np.arange(len(kept)))
-    places = [{name: int(offsets[i]) + k for k, name in enumerate(s.atoms)} for i, s in enumerate(kept)]
-    quartet = np.array([[place["N"], place["CA"], place["C"]] for place in places])
-    input_chain = np.array([selected.residue.chain.index for selected in kept])
-    xyz = xyz[atoms]
-    if vectors is not None:
-        xyz = make_whole(xyz, owner, quartet, input_chain, vectors[0], PEPTIDE_BOND)
-
-    backbone = xyz[quartet]
-    check_backbone(backbone, kept)
-    near = np.linalg.norm(backbone[1:, 0] - backbone[:-1, 2], axis=-1) < PEPTIDE_BOND
-    bonded = near & (input_chain[1:] == input_chain[:-1])
-    chain = split_chains(kept, input_chain, bonded)
-    index = number_residues(kept, chain, bonded, backbone)
-    quartets, mask = _torsion_quartets(kept, places, bonded)
-    structure = backbone.astype(np.float32)
-    torsions = _torsions(xyz[None], quartets, mask)[0]
-    features = Features(
-        torch.tensor([selected.type for selected in kept]),
-        torch.from_numpy(index),
-        torch.from_numpy(chain),
-        torch.from_numpy(bonded),
-        rigids_from_backbone(torch.from_numpy(structure)),
-        torsions=torsion_features(torch.from_numpy(torsions), torch.from_numpy(mask)),
+    vectors = box_of(start)
+    residues = read_residues(
+        View(start.topology), start.xyz[0].astype(np.float64), None if vectors is None else vectors[0]
     )
+    mask = residues.torsion_mask[:, PSI_AND_CHI]
+    quartets = residues.torsion_atoms[:, PSI_AND_CHI][mask]
+    structure = residues.backbone.astype(np.float32)
+    torsions = _torsions(residues.positions[None], quartets, mask)[0]
     return Description(
-        atoms=atoms,
-        owner=owner,
-        backbone=quartet,
+        residues=residues,
+        features=Features.of(residues, structure, torsions, mask),
         quartets=quartets,
         torsion_mask=mask,
-        features=features,
         structure=structure,
         torsions=torsions,
-        names=tuple(selected.name for selected in kept),
-        numbers=tuple(f"{selected.residue.id}{selected.residue.insertionCode}" for selected in kept),
-        dropped=selection.dropped,
-        kept=kept,
     )
 
 
@@ -184,12 +124,13 @@ def coarse_frames(
     ValueError
         If a residue of some frame cannot be a rigid or a bond is torn; names frame, chain, residue and atom.
     """
-    xyz = trajectory.xyz[:, description.atoms]
+    residues = description.residues
+    xyz = trajectory.xyz[:, residues.atoms]
     vectors = box_of(trajectory)
     if vectors is not None:
         xyz = _whole(xyz, vectors, description)
-    backbone = xyz[:, description.backbone]
-    _check_frames(xyz, backbone, description, np.arange(len(xyz)) if numbers is None else numbers)
+    backbone = xyz[:, residues.backbone_atoms]
+    _check_frames(xyz, backbone, residues, np.arange(len(xyz)) if numbers is None else numbers)
     return backbone, _torsions(xyz, description.quartets, description.torsion_mask)
 
 
@@ -211,56 +152,40 @@ def box_of(trajectory: mdtraj.Trajectory) -> np.ndarray | None:
     return vectors.astype(np.float64)
 
 
-def _torsion_quartets(kept: list[Selected], places: list[dict[str, int]], bonded: np.ndarray):
-    """Atoms of each torsion that exists, [Q, 4], residue by residue, and which those are, [N, 5]."""
-    quartets, mask = [], np.zeros((len(kept), 5), dtype=bool)
-    for i, (selected, place) in enumerate(zip(kept, places, strict=True)):
-        if i < len(bonded) and bonded[i]:
-            quartets.append([place["N"], place["CA"], place["C"], places[i + 1]["N"]])
-            mask[i, 0] = True
-        for k, names in enumerate(CHI_ATOMS.get(selected.name, ())):
-            if all(name in place for name in names):
-                quartets.append([place[name] for name in names])
-                mask[i, 1 + k] = True
-    return np.array(quartets, dtype=np.int64).reshape(-1, 4), mask
-
-
 def _whole(xyz: np.ndarray, vectors: np.ndarray, description: Description) -> np.ndarray:
     """Frames [T, A, 3] with molecules made whole; those that are whole come back to the bit."""
-    arms = np.abs(xyz - xyz[:, description.backbone[description.owner, 1]]).max((1, 2))
-    bonds = description.bonds
+    residues, bonds = description.residues, description.bonds
+    arms = np.abs(xyz - xyz[:, residues.backbone_atoms[residues.owner, 1]]).max((1, 2))
     gaps = np.abs(xyz[:, bonds[:, 1]] - xyz[:, bonds[:, 0]]).max((1, 2), initial=0.0)
     split = (arms > FARTHEST_ATOM) | (gaps > PEPTIDE_BOND)
-    if not bool(description.features.bonded.all()):
-        # pieces without a bond between them may change sides one by one
+    if not residues.bonded.all():
+        # pieces without a bond between them can be wrapped one by one, which no bond shows
         split[:] = True
     if split.any():
         xyz = xyz.copy()
-    chain = description.features.chain_index.numpy()
+    chain = residues.chain_index
     for t in np.flatnonzero(split):
-        xyz[t] = make_whole(
-            xyz[t].astype(np.float64), description.owner, description.backbone, chain, vectors[t], PEPTIDE_BOND
-        )
+        frame = xyz[t].astype(np.float64)
+        xyz[t] = make_whole(frame, residues.owner, residues.backbone_atoms, chain, vectors[t], PEPTIDE_BOND)
     return xyz
 
 
-def _check_frames(xyz: np.ndarray, backbone: np.ndarray, description: Description, numbers: np.ndarray) -> None:
+def _check_frames(xyz: np.ndarray, backbone: np.ndarray, residues: Residues, numbers: np.ndarray) -> None:
     """Raise a ValueError for the first frame that is no protein any more."""
 
     def place(t: int, residue: int) -> str:
-        return f"frame {numbers[t]}: {_label(description.kept[residue])}"
+        return f"frame {numbers[t]}: {residues.labels[residue]}"
 
     finite = np.isfinite(xyz).all(-1)
     for t, atom in np.argwhere(~finite):
-        residue = description.owner[atom]
-        name = list(description.kept[residue].atoms)[atom - np.searchsorted(description.owner, residue)]
         raise ValueError(
-            f"{place(t, residue)} atom {name} has no finite position: cut the trajectory before this frame"
+            f"{place(t, residues.owner[atom])} atom {residues.atom_names[atom]} has no finite position: cut the "
+            "trajectory before this frame"
         )
     to_n, to_c = backbone[:, :, 0] - backbone[:, :, 1], backbone[:, :, 2] - backbone[:, :, 1]
     for other, arm in (("N", to_n), ("C", to_c)):
         length = np.linalg.norm(arm, axis=-1)
-        for t, i in np.argwhere((length < COINCIDENT) | (length > TORN_BOND)):
+        for t, i in np.argwhere((length < COLLAPSED_BOND) | (length > TORN_BOND)):
             raise ValueError(
                 f"{place(t, i)}: atoms {other} and CA are {length[t, i]:.3g} nm apart (0.15 is normal); {_TORN}"
             )
@@ -270,14 +195,10 @@ def _check_frames(xyz: np.ndarray, backbone: np.ndarray, description: Descriptio
         raise ValueError(
             f"{place(t, i)}: atoms N, CA and C lie in one line, so that the residue has no orientation; {_TORN}"
         )
-    bonded = np.flatnonzero(description.features.bonded.numpy())
+    bonded = np.flatnonzero(residues.bonded)
     gaps = np.linalg.norm(backbone[:, bonded + 1, 0] - backbone[:, bonded, 2], axis=-1)
     for t, k in np.argwhere(gaps > TORN_BOND):
         raise ValueError(
-            f"{place(t, bonded[k])} atom C and {_label(description.kept[bonded[k] + 1])} atom N are {gaps[t, k]:.3g} "
+            f"{place(t, bonded[k])} atom C and {residues.labels[bonded[k] + 1]} atom N are {gaps[t, k]:.3g} "
             f"nm apart, though bonded in the topology; {_TORN}"
         )
-
-
-def _label(selected: Selected) -> str:
-    return label(selected.residue, selected.name)

@@ -1,4 +1,4 @@
-"""Trajectories into a store: many proteins in parallel processes; run the same command again to go on."""
+"""Trajectories into a store: many proteins in parallel processes; run the same command again to resume."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
@@ -32,6 +33,9 @@ from openmm_starmd.data.resume import (
 )
 from openmm_starmd.data.store import PROTEIN_FILE, REPLICA_FILE
 from openmm_starmd.files.writing import lock
+
+_Job: TypeAlias = tuple[Source, list[int]]
+"""A protein and the numbers of its trajectories to convert."""
 
 
 @dataclass
@@ -99,14 +103,8 @@ def prepare(
         If an input does not exist, the store was made with other settings or from other files, or another process is
         writing to it.
     """
-    settings, store = settings or Settings(), Path(os.path.abspath(store))
-    if workers < 1:
-        raise ValueError(f"workers is {workers}; at least one is needed")
-    if settings.max_length < 3:
-        raise ValueError(f"--max-length is {settings.max_length}; a protein has at least three residues")
-    for name, value in (("every", settings.every), ("interval", settings.interval)):
-        if value is not None and not value > 0:
-            raise ValueError(f"--{name} is {value} ps; it must be positive")
+    settings, store = settings or Settings(), Path(os.path.abspath(store))  # noqa: PTH100 - links keep their names
+    _check(settings, workers)
     if only is not None and split is None:
         raise ValueError("--only chooses a split: say with --split which CSV file has them")
     sources, outcome = find_sources(inputs), Outcome()
@@ -122,7 +120,7 @@ def prepare(
     with lock(store, "writing to"):
         sweep(store)
         table = RejectionTable(store, {source.name for source in sources})
-        jobs: list[tuple[Source, list[int]]] = []
+        jobs: list[_Job] = []
         for source in sources:
             if source.reason:
                 table.add(Rejection(source.name, None, source.reason))
@@ -133,7 +131,11 @@ def prepare(
                 jobs.append((source, numbers))
         total = sum(len(numbers) for _, numbers in jobs)
         with tqdm(total=total, unit="trajectory", disable=not progress or None, smoothing=0) as bar:
-            _run(jobs, store, settings, workers, outcome, table, bar)
+            ledger = _Ledger(outcome, table, bar)
+            if workers == 1:
+                _run_here(jobs, store, settings, ledger)
+            else:
+                _run_in_workers(jobs, store, settings, workers, ledger)
         for folder in store.iterdir():
             if (folder / PROTEIN_FILE).is_file() and not any(folder.glob(f"R*/{REPLICA_FILE}")):
                 shutil.rmtree(folder)
@@ -141,59 +143,91 @@ def prepare(
     return outcome
 
 
-def _run(
-    jobs, store: Path, settings: Settings, workers: int, outcome: Outcome, table: RejectionTable, bar: tqdm
-) -> None:
-    """Do all jobs, in this process or in several; each protein's folder comes before its trajectories."""
+def _check(settings: Settings, workers: int) -> None:
+    """Raise a ValueError for a number that makes no sense."""
+    if workers < 1:
+        raise ValueError(f"workers is {workers}; at least one is needed")
+    if settings.max_length < 3:
+        raise ValueError(f"--max-length is {settings.max_length}; a protein has at least three residues")
+    for name, value in (("every", settings.every), ("interval", settings.interval)):
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name} is {value} ps; it must be positive")
 
-    def describe_failed(source: Source, numbers: list[int], error: BaseException) -> None:
-        table.add(Rejection(source.name, None, reason(error)))
-        bar.total -= len(numbers)
-        bar.refresh()
 
-    def converted(source: Source, number: int, frames: int | None, error: BaseException | None) -> None:
-        if error is not None or frames is None:
-            table.add(Rejection(source.name, number, reason(error or ValueError("no frames"))))
-        else:
-            outcome.converted += 1
-            outcome.frames += frames
-        bar.update()
+@dataclass(frozen=True)
+class _Ledger:
+    """Where the results of jobs are entered."""
 
-    if workers == 1:
-        read = 0
+    outcome: Outcome
+    table: RejectionTable
+    bar: tqdm
 
-        def count(frames: int) -> None:
-            nonlocal read
-            read += frames
-            bar.set_postfix(frames=read, refresh=False)
-            bar.update(0)
+    def undescribed(self, source: Source, numbers: list[int], error: BaseException) -> None:
+        """A protein failed, and none of its trajectories is converted."""
+        self.table.add(Rejection(source.name, None, reason(error)))
+        self.bar.total -= len(numbers)
+        self.bar.refresh()
 
-        for source, numbers in jobs:
+    def unconverted(self, source: Source, number: int, error: BaseException) -> None:
+        """A trajectory failed."""
+        self.table.add(Rejection(source.name, number, reason(error)))
+        self.bar.update()
+
+    def converted(self, frames: int) -> None:
+        """A trajectory of so many frames was converted."""
+        self.outcome.converted += 1
+        self.outcome.frames += frames
+        self.bar.update()
+
+    def read(self, frames: int) -> None:
+        """Show how many frames have been read in all."""
+        self.bar.set_postfix(frames=frames, refresh=False)
+        self.bar.update(0)
+
+
+def _run_here(jobs: list[_Job], store: Path, settings: Settings, ledger: _Ledger) -> None:
+    """Do all jobs in this process; each protein's folder comes before its trajectories."""
+    read = 0
+
+    def count(frames: int) -> None:
+        nonlocal read
+        read += frames
+        ledger.read(read)
+
+    for source, numbers in jobs:
+        try:
+            if not described(source, store):
+                describe_source(source, store, settings)
+        except Exception as error:
+            ledger.undescribed(source, numbers, error)
+            continue
+        for number in numbers:
             try:
-                if not described(source, store):
-                    describe_source(source, store, settings)
+                ledger.converted(convert_replica(source, number, store, settings, count))
             except Exception as error:
-                describe_failed(source, numbers, error)
-                continue
-            for number in numbers:
-                try:
-                    converted(source, number, convert_replica(source, number, store, settings, count), None)
-                except Exception as error:
-                    converted(source, number, None, error)
-        return
+                ledger.unconverted(source, number, error)
 
+
+def _run_in_workers(jobs: list[_Job], store: Path, settings: Settings, workers: int, ledger: _Ledger) -> None:
+    """Do all jobs in several processes; each protein's folder comes before its trajectories."""
     # forking a process with torch's and HDF5's threads may hang it
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
     pool = ProcessPoolExecutor(
-        min(workers, max(1, bar.total)), context, initializer=start_worker, initargs=(counter, os.getpid())
+        min(workers, max(1, ledger.bar.total)), context, initializer=start_worker, initargs=(counter, os.getpid())
     )
-    pending: dict[Future, tuple[Source, list[int], int | None]] = {}
+    # the number of the replica is None for the job that writes the protein's folder
+    pending: dict[Future[Any], tuple[Source, list[int], int | None]] = {}
+
+    def convert(source: Source, numbers: list[int]) -> None:
+        for number in numbers:
+            job = pool.submit(convert_replica, source, number, store, settings)
+            pending[job] = (source, numbers, number)
+
     try:
         for source, numbers in jobs:
             if described(source, store):
-                for number in numbers:
-                    pending[pool.submit(convert_replica, source, number, store, settings)] = (source, numbers, number)
+                convert(source, numbers)
             else:
                 pending[pool.submit(describe_source, source, store, settings)] = (source, numbers, None)
         while pending:
@@ -206,15 +240,14 @@ def _run(
                         "a worker process died, probably for want of memory: run the same command again to go on, with "
                         "fewer --workers"
                     ) from failure
-                if replica is not None:
-                    converted(source, replica, None if failure else future.result(), failure)
+                if failure is not None and replica is not None:
+                    ledger.unconverted(source, replica, failure)
                 elif failure is not None:
-                    describe_failed(source, numbers, failure)
+                    ledger.undescribed(source, numbers, failure)
+                elif replica is not None:
+                    ledger.converted(future.result())
                 else:
-                    for number in numbers:
-                        job = pool.submit(convert_replica, source, number, store, settings)
-                        pending[job] = (source, numbers, number)
-            bar.set_postfix(frames=counter.value, refresh=False)
-            bar.update(0)
+                    convert(source, numbers)
+            ledger.read(counter.value)
     finally:
         pool.shutdown(cancel_futures=True)

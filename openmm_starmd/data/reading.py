@@ -10,6 +10,7 @@ import mdtraj
 import numpy as np
 
 from openmm_starmd.data.description import Description, coarse_frames
+from openmm_starmd.files.reading import load_frames, structure_format
 
 TIMED = (".xtc", ".trr", ".h5", ".hdf5", ".nc", ".ncdf", ".netcdf", ".dtr", ".stk", ".gro")
 """Formats whose times mdtraj reads; for others it counts frames."""
@@ -74,9 +75,10 @@ _MISFIT = "name the file that the trajectory was written with"
 
 
 def _pieces(path: str, topology: mdtraj.Topology, chunk: int) -> Iterator[mdtraj.Trajectory]:
-    """mdtraj's pieces; whatever its readers raise becomes a ValueError."""
+    """Pieces as mdtraj reads them; whatever its readers raise becomes a ValueError."""
     seen = 0
-    pieces = mdtraj.iterload(path, chunk=chunk, top=topology)
+    whole = structure_format(path) is not None
+    pieces = _structure_pieces(path, chunk) if whole else mdtraj.iterload(path, chunk=chunk, top=topology)
     while True:
         try:
             piece = next(pieces, None)
@@ -90,6 +92,13 @@ def _pieces(path: str, topology: mdtraj.Topology, chunk: int) -> Iterator[mdtraj
             return
         seen += len(piece)
         yield piece
+
+
+def _structure_pieces(path: str, chunk: int) -> Iterator[mdtraj.Trajectory]:
+    """Models of a structure file, which is read at once."""
+    frames = load_frames(path)
+    for start in range(0, len(frames), chunk):
+        yield frames[start : start + chunk]
 
 
 class Clock:
@@ -125,6 +134,7 @@ class Clock:
 
     @property
     def interval(self) -> float:
+        """Time between kept frames, ps."""
         return _rounded(self._step * self._source)
 
     def advance(self, times: np.ndarray) -> np.ndarray:

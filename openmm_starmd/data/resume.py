@@ -1,16 +1,18 @@
-"""What an earlier conversion left in a store: checked, swept, gone on with."""
+"""What an earlier conversion left in a store: checked, swept, resumed."""
 
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from openmm_starmd.data.atlas import Source
 from openmm_starmd.data.conversion import Settings
-from openmm_starmd.data.store import FORMAT, PROTEIN_FILE, REPLICA_FILE, STORE_FILE, folder_name, read_json, write_json
+from openmm_starmd.data.store import FORMAT, PROTEIN_FILE, REPLICA_FILE, STORE_FILE, folder_name, read_json
+from openmm_starmd.data.writer import write_json
+from openmm_starmd.files.writing import replacing
 
 REJECTED_FILE = "rejected.csv"
 
@@ -54,8 +56,7 @@ def open_for_writing(store: Path, settings: Settings) -> None:
         if theirs.get(name) != mine[name]:
             raise ValueError(
                 f"{store} was made with {option} {theirs.get(name) or 'left out'}, not {mine[name] or 'left out'}: "
-                "give the "
-                "same settings, or choose another --output"
+                "give the same settings, or choose another --output"
             )
 
 
@@ -84,7 +85,8 @@ def missing_replicas(source: Source, store: Path, settings: Settings) -> list[in
     return missing
 
 
-def _same_file(folder: Path, before: dict, now: dict) -> None:
+def _same_file(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise a ValueError unless two identities of :meth:`File.identity` are of one file."""
     if (before["size"], before["digest"]) != (now["size"], now["digest"]):
         raise ValueError(
             f"{folder} was made from another file than {now['file']} (then {before['file']}, {before['size']} bytes, "
@@ -100,20 +102,19 @@ class RejectionTable:
         self.new: list[Rejection] = []
         self._earlier = []
         if self.path.is_file():
-            with open(self.path, newline="") as file:
+            with self.path.open(newline="") as file:
                 self._earlier = [row for row in csv.reader(file) if len(row) == 3 and row[0] not in {"name"} | names]
         self._write()
 
     def add(self, rejection: Rejection) -> None:
+        """Add a row to the file."""
         self.new.append(rejection)
         self._write()
 
     def _write(self) -> None:
         rows = self._earlier + [[r.name, str(r.replica or ""), r.reason] for r in self.new]
-        temporary = self.path.with_name(f".partial-{self.path.name}")
-        with open(temporary, "w", newline="") as file:
+        with replacing(self.path) as temporary, temporary.open("w", newline="") as file:
             csv.writer(file).writerows([["name", "replica", "reason"], *rows])
-        os.replace(temporary, self.path)
 
 
 def sweep(store: Path) -> None:

@@ -31,13 +31,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from openmm_starmd.data.description import Description, one_letter, symmetric_torsions
+from openmm_starmd.data.description import symmetric_torsions
 from openmm_starmd.data.trajectories import ProteinData
-from openmm_starmd.files.writing import write_text
 from openmm_starmd.geometry.residues import AMINO_ACIDS, UNKNOWN
-from openmm_starmd.geometry.rigid import Rigids, rigids_from_backbone
-from openmm_starmd.geometry.so3 import matrix_to_quaternion, quaternion_to_matrix
-from openmm_starmd.model.features import Features, torsion_features
+from openmm_starmd.geometry.rigid import Rigids
+from openmm_starmd.geometry.so3 import quaternion_to_matrix
+from openmm_starmd.model.features import Features
+from openmm_starmd.protein.residues import one_letter
 
 FORMAT = 1
 STORE_FILE, PROTEIN_FILE, REPLICA_FILE = "store.json", "protein.json", "replica.json"
@@ -111,6 +111,22 @@ class StoredReplica:
         return self._open[name]
 
 
+class _StoredResidues:
+    """The residues that a ``protein.json`` lists, N of them, as :class:`openmm_starmd.protein.residues.Residues`."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.name: str = content["name"]
+        self.names: tuple[str, ...] = tuple(content["residue_names"])
+        self.residue_types = np.array(
+            [AMINO_ACIDS.index(name) if name in AMINO_ACIDS else UNKNOWN for name in self.names], dtype=np.int64
+        )
+        self.residue_index = np.array(content["residue_index"], dtype=np.int64)
+        self.chain_index = np.array(content["chain_index"], dtype=np.int64)
+        self.bonded = np.array(content["bonded"], dtype=bool)
+        # ψ, χ1..4
+        self.torsion_mask = np.array([[exists == "1" for exists in row] for row in content["torsions"]])
+
+
 def open_protein(folder: str | os.PathLike[str], exclude: Collection[str] = ()) -> ProteinData | None:
     """One protein of a store; its trajectories stay on disk.
 
@@ -132,9 +148,8 @@ def open_protein(folder: str | os.PathLike[str], exclude: Collection[str] = ()) 
         If a file is damaged or of a later format.
     """
     folder = Path(folder)
-    meta = read_json(folder / PROTEIN_FILE)
-    name = meta["name"]
-    mask = np.array([[exists == "1" for exists in row] for row in meta["torsions"]])
+    stored = _StoredResidues(read_json(folder / PROTEIN_FILE))
+    name, mask = stored.name, stored.torsion_mask
     numbers = sorted(int(path.name[1:]) for path in folder.glob("R*") if path.name[1:].isdigit())
     numbers = [number for number in numbers if f"{name}:{number}" not in exclude]
     if name in exclude or not numbers:
@@ -145,22 +160,13 @@ def open_protein(folder: str | os.PathLike[str], exclude: Collection[str] = ()) 
         raise ValueError(
             f"the reference structure of {folder} cannot be read: {error}; delete {folder}, prepare it again"
         ) from error
-    names = tuple(meta["residue_names"])
-    features = Features(
-        torch.tensor([AMINO_ACIDS.index(name) if name in AMINO_ACIDS else UNKNOWN for name in names]),
-        torch.tensor(meta["residue_index"]),
-        torch.tensor(meta["chain_index"]),
-        torch.tensor(meta["bonded"], dtype=torch.bool),
-        rigids_from_backbone(torch.from_numpy(structure)),
-        torsions=torsion_features(torch.from_numpy(torsions), torch.from_numpy(mask)),
-    )
     return ProteinData(
         name=name,
-        sequence=one_letter(names),
-        features=features,
+        sequence=one_letter(stored.names),
+        features=Features.of(stored, structure, torsions, mask),
         replicas=tuple(StoredReplica(folder / f"R{number}", mask) for number in numbers),
         torsion_mask=mask,
-        torsion_symmetric=symmetric_torsions(names),
+        torsion_symmetric=symmetric_torsions(stored.names),
     )
 
 
@@ -204,127 +210,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if version != FORMAT:
         raise ValueError(f"{path} has format {version}, and this version of openmm_starmd reads format {FORMAT}")
     return content
-
-
-class ReplicaWriter:
-    """Writes a replica frame by frame under a temporary name, and renames it when it is whole.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the finished replica, ``STORE/NAME/R1``.
-    description : Description
-    """
-
-    def __init__(self, folder: Path, description: Description) -> None:
-        self.folder, self._mask = folder, description.torsion_mask
-        # the process in the name keeps an orphan of a killed run out of its successor's way
-        self.partial = folder.with_name(f".partial-{folder.name}-{os.getpid()}")
-        remove_folder(self.partial)
-        self.partial.mkdir()
-        count = description.features.length
-        self._arrays = {
-            "translations": _GrowingArray(self.partial / "translations.npy", (count, 3), np.float32),
-            "rotations": _GrowingArray(self.partial / "rotations.npy", (count, 4), np.float16),
-            "torsions": _GrowingArray(self.partial / "torsions.npy", (int(self._mask.sum()),), np.float16),
-        }
-
-    @property
-    def frames(self) -> int:
-        """Frames written so far."""
-        return self._arrays["translations"].rows
-
-    def append(self, backbone: np.ndarray, torsions: np.ndarray) -> None:
-        """Add frames: N, CA, C [T, N, 3, 3] in nm, and ψ, χ1..4 [T, N, 5] in radians."""
-        rigids = rigids_from_backbone(torch.from_numpy(backbone))
-        self._arrays["translations"].append(rigids.translations.numpy())
-        self._arrays["rotations"].append(matrix_to_quaternion(rigids.rotations).numpy())
-        self._arrays["torsions"].append(torsions[:, self._mask])
-
-    def finish(self, metadata: dict[str, Any]) -> None:
-        """Close the arrays, add ``replica.json`` with `metadata` and the number of frames, and rename the folder."""
-        frames = self.frames
-        for array in self._arrays.values():
-            array.close()
-        write_json(self.partial / REPLICA_FILE, {"format": FORMAT, "frames": frames, **metadata})
-        try:
-            os.replace(self.partial, self.folder)
-        except OSError:
-            # an orphan of a killed run may have come first, with the same frames
-            if not (self.folder / REPLICA_FILE).is_file():
-                raise
-            remove_folder(self.partial)
-
-    def abandon(self) -> None:
-        """Remove what was written."""
-        for array in self._arrays.values():
-            array.file.close()
-        remove_folder(self.partial)
-
-
-class _GrowingArray:
-    """An ``.npy`` file that rows are appended to; its header is put right at the end."""
-
-    def __init__(self, path: Path, row: tuple[int, ...], dtype: type) -> None:
-        self.row, self.dtype, self.rows = row, np.dtype(dtype), 0
-        self.file = open(path, "wb")
-        self._header()
-        self._start = self.file.tell()
-
-    def append(self, values: np.ndarray) -> None:
-        self.file.write(np.ascontiguousarray(values, dtype=self.dtype).tobytes())
-        self.rows += len(values)
-
-    def close(self) -> None:
-        self.file.seek(0)
-        self._header()
-        if self.file.tell() != self._start:
-            raise ValueError(f"{self.file.name}: numpy {np.__version__} leaves no room for growth in .npy headers")
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-
-    def _header(self) -> None:
-        # numpy pads the header so that the first axis can grow in place
-        np.lib.format.write_array_header_1_0(
-            self.file, {"descr": self.dtype.str, "fortran_order": False, "shape": (self.rows, *self.row)}
-        )
-
-
-def write_protein(folder: Path, name: str, description: Description, source: dict[str, Any]) -> None:
-    """Write a protein's folder without its replicas; ``protein.json`` comes last: where it is, the folder is whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    features = description.features
-    for file, array in (("reference.npy", description.structure), ("reference_torsions.npy", description.torsions)):
-        temporary = folder / f".partial-{file}"
-        np.save(temporary, array)
-        os.replace(temporary, folder / file)
-    write_json(
-        folder / PROTEIN_FILE,
-        {
-            "format": FORMAT,
-            "name": name,
-            "sequence": description.sequence,
-            "source": source,
-            "left_out": list(description.dropped),
-            "residue_names": list(description.names),
-            "residue_numbers": list(description.numbers),
-            "residue_index": features.residue_index.tolist(),
-            "chain_index": features.chain_index.tolist(),
-            "bonded": features.bonded.int().tolist(),
-            "torsions": ["".join("1" if exists else "0" for exists in row) for row in description.torsion_mask],
-        },
-    )
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON under a temporary name and rename it."""
-    write_text(path, json.dumps(content, indent=None, separators=(",", ":")) + "\n")
-
-
-def remove_folder(folder: Path) -> None:
-    """Remove a folder of plain files, if it is there."""
-    if folder.is_dir():
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()

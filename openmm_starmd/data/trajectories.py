@@ -162,5 +162,5 @@ def load_protein(folder: str | os.PathLike[str], replicas: list[int] | None = No
         features=description.features,
         replicas=tuple(loaded),
         torsion_mask=description.torsion_mask,
-        torsion_symmetric=symmetric_torsions(description.names),
+        torsion_symmetric=symmetric_torsions(description.residues.names),
     )

@@ -9,101 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
+from openmm_starmd.data.batches import Batch, Plan, chained
 from openmm_starmd.data.trajectories import ProteinData, Replica
-from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids, rigids_from_backbone, superpose
-from openmm_starmd.model.features import Features, torsion_features
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B windows of one protein.
-
-    Attributes
-    ----------
-    features : Features
-    rigids : Rigids [B, L, N]
-        Each frame centred on its Cα centroid and superposed on the one before, nm.
-    torsions : Tensor [B, L, N, 5]
-        ψ, χ1..4, radians.
-    torsion_mask, torsion_symmetric : Tensor [N, 5], bool
-    stride : Tensor [B, L]
-        Time since the frame before, ps; the window's stride for the first frame.
-    target : Tensor [B, L], bool
-        Frames that may be predicted.
-    key : tuple of int
-        (seed, step, position in the step): what every random draw made for this batch is keyed by, together with the
-        number of the window in it.
-    """
-
-    features: Features
-    rigids: Rigids
-    torsions: Tensor
-    torsion_mask: Tensor
-    torsion_symmetric: Tensor
-    stride: Tensor
-    target: Tensor
-    key: tuple[int, ...]
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on `device`."""
-        return Batch(
-            self.features.to(device),
-            self.rigids.to(device),
-            self.torsions.to(device),
-            self.torsion_mask.to(device),
-            self.torsion_symmetric.to(device),
-            self.stride.to(device),
-            self.target.to(device),
-            self.key,
-        )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which frames a batch consists of, before any is read.
-
-    Attributes
-    ----------
-    protein : ProteinData
-    replica : Replica
-    index : np.ndarray [B, L or L - 1], int
-        Frames of the trajectory.
-    from_start : bool
-        Whether the PDB file's structure stands in front of them.
-    reference : int or None
-        Frame of the trajectory that is the reference structure; the PDB file's without it.
-    hide_torsions : bool
-        Whether the reference's torsions are hidden.
-    stride : np.ndarray [B, L]
-        As in :class:`Batch`.
-    target : np.ndarray [B, L], bool
-        As in :class:`Batch`.
-    key : tuple of int
-    """
-
-    protein: ProteinData
-    replica: Replica
-    index: np.ndarray
-    from_start: bool
-    reference: int | None
-    hide_torsions: bool
-    stride: np.ndarray
-    target: np.ndarray
-    key: tuple[int, ...]
-
-    @property
-    def counted(self) -> int:
-        """Frames that losses are summed over."""
-        return int(self.target[:, 1:].sum())
-
-    @property
-    def tokens(self) -> int:
-        """Residues x frames x windows."""
-        return self.target.size * self.protein.features.length
-
+from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids, rigids_from_backbone
+from openmm_starmd.model.features import torsion_features
 
 ROUNDING = 1e-4
 """Share by which the gap between two frames may exceed the longest stride: clocks of files are single precision."""
@@ -224,7 +135,7 @@ class WindowDataset(Dataset[Batch]):
         self.longest = settings.stride_max * (1 + ROUNDING)
         self.trajectories = self._usable()
         self.spans = np.array([(len(replica) - 1) * replica.interval for _, replica in self.trajectories])
-        # longer data deserve more visits, but a protein with little data must still be seen
+        # longer trajectories are drawn more often, but less than in proportion, so that short ones are seen too
         self.weights = np.sqrt([len(replica) * replica.interval for _, replica in self.trajectories])
         lengths = np.array([protein.features.length for protein, _ in self.trajectories])
         self.buckets = np.floor(np.log(lengths) / math.log(settings.bucket_ratio)).astype(int)
@@ -262,18 +173,26 @@ class WindowDataset(Dataset[Batch]):
 
         index, gaps = self._windows(replica, residues, step_frames, opening, rng)
         if not (gaps <= self.longest).any():
-            # the frame in front is all that short windows have before their target, and lies too far from it
+            # short windows have only the frame in front before their target, and it lies too far from that
             opening = "none"
             index, gaps = self._windows(replica, residues, step_frames, opening, rng)
-        # a frame across a longer gap than any stride is history only
+        # a frame after a longer gap than any stride is not predicted, only seen
         target = np.concatenate([np.zeros((len(index), 1), dtype=bool), gaps <= self.longest], axis=1)
         gaps = np.concatenate([gaps[:, -1:], gaps], axis=1)
         # behind the PDB file's structure the window's own first frame may be a target
         earliest = opening != "start" and rng.random() < settings.reference_probability
         reference = int(index[:, 0].min()) if earliest else None
-        hide = bool(rng.random() < settings.torsion_dropout)
-        key = (settings.seed, step, position)
-        return Plan(protein, replica, index, opening == "start", reference, hide, gaps, target, key)
+        return Plan(
+            protein=protein,
+            replica=replica,
+            index=index,
+            from_start=opening == "start",
+            reference=reference,
+            hide_torsions=bool(rng.random() < settings.torsion_dropout),
+            stride=gaps,
+            target=target,
+            key=(settings.seed, step, position),
+        )
 
     def _usable(self) -> list[tuple[ProteinData, Replica]]:
         """Trajectories with frames near enough to each other to be predicted one from another."""
@@ -321,7 +240,7 @@ class WindowDataset(Dataset[Batch]):
         rigids, torsions = plan.replica.rigids(index), plan.replica.torsions_at(index)
         features = protein.read_features()
         if plan.from_start:
-            # through the atoms, as every other frame has come, so that rounding is the same
+            # to atoms and back, as the other frames were made, so that rounding is the same
             start = rigids_from_backbone(backbone_from_rigids(features.reference).to(rigids.translations))
             start = start.map(lambda x: x.expand(len(index), 1, *x.shape))
             rigids = Rigids(*(torch.cat(pair, dim=1) for pair in zip(start, rigids, strict=True)))
@@ -345,7 +264,7 @@ class WindowDataset(Dataset[Batch]):
         )
 
     def _choose(self, step: int, position: int) -> tuple[int, float, np.random.Generator]:
-        """Trajectory, stride in ps, and the generator that goes on from there."""
+        """Trajectory, stride in ps, and the generator that further draws are made with."""
         settings = self.settings
         rng = np.random.default_rng([settings.seed, step, position])
         if rng.random() < settings.focus_probability:
@@ -361,15 +280,3 @@ class WindowDataset(Dataset[Batch]):
             if full.any():
                 weights = full
         return int(rng.choice(len(weights), p=weights / weights.sum())), stride, rng
-
-
-def chained(rigids: Rigids) -> Rigids:
-    """Centre the first frame on its Cα centroid and superpose each later one on the frame before; [B, L, N]."""
-    center = rigids.translations[:, 0].mean(-2)
-    previous = rigids.map(lambda x: x[:, 0])
-    previous = Rigids(previous.rotations, previous.translations - center[:, None])
-    frames = [previous]
-    for frame in range(1, rigids.translations.shape[1]):
-        previous = superpose(rigids.map(lambda x, frame=frame: x[:, frame]), previous.translations)
-        frames.append(previous)
-    return Rigids(torch.stack([f.rotations for f in frames], 1), torch.stack([f.translations for f in frames], 1))

@@ -202,7 +202,7 @@ def _log_ratio_slope(omega: Tensor) -> Tensor:
 
 
 def _series(omega: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """f and f′/ω by the sum over l, with sin((l + ½)ω)/sin(ω/2) = 1 + 2 Σ_{j=1..l} cos(jω)."""
+    """Give f and f′/ω by the sum over l, with sin((l + ½)ω)/sin(ω/2) = 1 + 2 Σ_{j=1..l} cos(jω)."""
     order = torch.arange(_TERMS + 1, dtype=torch.float64, device=omega.device)
     weights = (2 * order + 1) * torch.exp(-order * (order + 1) * sigma[..., None].square() / 2)
     tails = weights.flip(-1).cumsum(-1).flip(-1)  # Σ_{l >= j}

@@ -10,7 +10,7 @@ A rollout denoises a frame with K calls of the network and K − 1 steps, and re
             x = sampler.step(x, x_0, grid[k], grid[k + 1], noise[k], previous)
             previous = (x_0, grid[k])
 
-The paper's Euler-Maruyama and DDPM's posterior are here; :mod:`openmm_starmd.diffusion.samplers` has the third.
+There are three: the paper's Euler-Maruyama, DDPM's posterior and DPM-Solver++(2M).
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ class Multistep:
     stochasticity: float = 0.5
 
     def timesteps(self, steps: int) -> Tensor:
-        """See :meth:`openmm_starmd.diffusion.samplers.Sampler.timesteps`."""
+        """See :meth:`Sampler.timesteps`."""
         if steps < 1:
             raise ValueError(f"a frame needs at least one denoising step, got {steps}")
         return torch.linspace(0.0, 1.0, steps, dtype=torch.float64).mul(math.log(self.tau_end)).exp()
@@ -246,13 +246,14 @@ class Multistep:
         noise: Tensor,
         previous: tuple[Rigids, Tensor] | None = None,
     ) -> Rigids:
-        """See :meth:`openmm_starmd.diffusion.samplers.Sampler.step`; first order where `previous` is None."""
+        """See :meth:`Sampler.step`; first order where `previous` is None."""
         schedule, x = self.schedule, rigids.translations
         t, s = tau.double()[..., None, None], tau_next.double()[..., None, None]
         # noise over signal, with the shrinking of the translations undone
         ratio_t = schedule.sigma_translation(t) / schedule.alpha(t)
         ratio_s = schedule.sigma_translation(s) / schedule.alpha(s)
-        # rotation vectors are as wide as they are, not σ: what a first step gets wrong here no later one puts right
+        # a rotation vector's spread is narrower than σ where rotations wrap around, and no later step mends a first
+        # one that ignores it
         turn_t, turn_s = (igso3.flat_width(schedule.sigma_rotation(x)) for x in (t, s))
         if previous is not None:
             older, tau_older = previous
@@ -326,24 +327,3 @@ class SamplerSettings:
             raise ValueError(f"noise_scale is {self.noise_scale}; it must be positive")
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler is {self.sampler!r}; choose one of {sorted(SAMPLERS)}")
-
-
-def kept_frames(count: int, max_context: int) -> list[int]:
-    """Numbers of the frames in memory when frame `count` is the newest.
-
-    Parameters
-    ----------
-    count : int
-        Number of the newest frame; the start is frame 0.
-    max_context : int
-        At least 3.
-
-    Returns
-    -------
-    list of int
-        0 first, then the newest contiguous ones; at most `max_context`.
-    """
-    room = max_context - 1
-    block = (room + 1) // 2
-    recent = count if count <= room else room - block + 1 + (count - room - 1) % block
-    return [0, *range(count - recent + 1, count + 1)]

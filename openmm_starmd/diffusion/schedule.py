@@ -36,7 +36,7 @@ class Schedule:
         """Rate of the translations' noise at τ in [0, 1]."""
         return self.beta_min + (self.beta_max - self.beta_min) * tau
 
-    def B(self, tau: Tensor) -> Tensor:
+    def B(self, tau: Tensor) -> Tensor:  # noqa: N802 (the integral's usual symbol)
         """∫ β from 0 to τ."""
         return self.beta_min * tau + 0.5 * (self.beta_max - self.beta_min) * tau**2
 

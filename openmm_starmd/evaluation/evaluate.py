@@ -7,36 +7,51 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openmm_starmd.analysis.matching import Match, plan
 from openmm_starmd.evaluation import floors
-from openmm_starmd.evaluation.metrics import NAN, Row, Settings, Yardstick
+from openmm_starmd.evaluation.metrics import NAN, ReferenceMetrics, Row, Settings
 from openmm_starmd.evaluation.runs import Run
+from openmm_starmd.files.writing import write_text
 
-# key, heading, scale, digits; what the table shows
+
+class Column(NamedTuple):
+    """A figure as tables show it: by its key, times a scale, with so many digits."""
+
+    key: str
+    heading: str
+    scale: int
+    digits: int
+
+    def show(self, figures: dict[str, float]) -> str:
+        """The figure of one row; a dash for what is not known."""
+        value = figures.get(self.key, NAN)
+        return f"{self.scale * value:.{self.digits}f}" if np.isfinite(value) else "-"
+
+
 COLUMNS = (
-    ("valid", "valid Cα %", 100, 1),
-    ("valid_atoms", "valid all atoms %", 100, 1),
-    ("jsd", "JSD", 1, 2),
-    ("recall", "recall", 1, 2),
-    ("precision", "precision", 1, 2),
-    ("f1", "F1", 1, 2),
-    ("rmsf_correlation", "RMSF r", 1, 2),
-    ("rmsf_amplitude", "RMSF amplitude", 1, 2),
-    ("lag_error", "RMSD-lag err.", 1, 2),
-    ("autocorrelation_error", "autocorr. err.", 1, 2),
-    ("tica", "tICA r", 1, 2),
-    ("vamp2_gap", "VAMP-2 gap", 1, 2),
-    ("timescale", "slowest (ps)", 1, 1),
-    ("transitions", "transitions", 1, 0),
-    ("contact_error", "contact err.", 1, 3),
-    ("rmsd_to_start", "RMSD to start (Å)", 10, 2),
-    ("rg", "Rg (Å)", 10, 2),
-    ("persistence", "SS persistence", 1, 2),
+    Column("valid", "valid Cα %", 100, 1),
+    Column("valid_atoms", "valid all atoms %", 100, 1),
+    Column("jsd", "JSD", 1, 2),
+    Column("recall", "recall", 1, 2),
+    Column("precision", "precision", 1, 2),
+    Column("f1", "F1", 1, 2),
+    Column("rmsf_correlation", "RMSF r", 1, 2),
+    Column("rmsf_amplitude", "RMSF amplitude", 1, 2),
+    Column("lag_error", "RMSD-lag err.", 1, 2),
+    Column("autocorrelation_error", "autocorr. err.", 1, 2),
+    Column("tica", "tICA r", 1, 2),
+    Column("vamp2_gap", "VAMP-2 gap", 1, 2),
+    Column("timescale", "slowest (ps)", 1, 1),
+    Column("transitions", "transitions", 1, 0),
+    Column("contact_error", "contact err.", 1, 3),
+    Column("rmsd_to_start", "RMSD to start (Å)", 10, 2),
+    Column("rg", "Rg (Å)", 10, 2),
+    Column("persistence", "SS persistence", 1, 2),
 )
 
 
@@ -66,15 +81,20 @@ class Evaluation:
     bonded: NDArray[np.bool_]
     notes: list[str]
 
+    @property
+    def columns(self) -> list[Column]:
+        """Those of :data:`COLUMNS` that are known of any run."""
+        return [c for c in COLUMNS if any(np.isfinite(row.figures.get(c.key, NAN)) for row in self.rows)]
+
     def table(self) -> str:
         """Markdown: one row per run, and the choices behind the figures under it."""
-        columns = [c for c in COLUMNS if any(np.isfinite(r.figures.get(c[0], NAN)) for r in self.rows)]
+        columns = self.columns
         lines = [
-            "| run | kind | " + " | ".join(c[1] for c in columns) + " |",
+            "| run | kind | " + " | ".join(c.heading for c in columns) + " |",
             "|---|---|" + "---|" * len(columns),
         ]
         for row in self.rows:
-            cells = [show(row.figures.get(key, NAN), scale, digits) for key, _, scale, digits in columns]
+            cells = [column.show(row.figures) for column in columns]
             lines.append(f"| {row.label} | {row.kind} | {' | '.join(cells)} |")
         return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)])
 
@@ -100,16 +120,8 @@ class Evaluation:
 
     def write_json(self, path: str | os.PathLike[str]) -> Path:
         """Write :meth:`as_dict`; an older file is replaced in one move."""
-        path = Path(path)
-        temporary = path.with_name(f".partial-{path.name}")
-        temporary.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        os.replace(temporary, path)
-        return path
-
-
-def show(value: float, scale: float, digits: int) -> str:
-    """A figure as the tables have it; a dash for what is not known."""
-    return f"{scale * value:.{digits}f}" if np.isfinite(value) else "-"
+        write_text(path, json.dumps(self.as_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        return Path(path)
 
 
 def _plain(value: Any) -> Any:
@@ -160,14 +172,14 @@ def evaluate(references: Sequence[Run], generated: Sequence[Run], settings: Sett
             "that its molecules are whole (not wrapped in a periodic box) and its atoms in the topology's order"
         )
     lags = choose_lags(how.frames)
-    scale = Yardstick(reference, settings, lags)
+    metrics = ReferenceMetrics(reference, settings, lags)
     kinds = ["reference"] + ["replica"] * (len(references) - 1) + ["generated"] * len(generated)
-    rows = [scale.measure(m, whole, kind) for m, whole, kind in zip(matched, runs, kinds, strict=True)]
+    rows = [metrics.measure(m, whole, kind) for m, whole, kind in zip(matched, runs, kinds, strict=True)]
     extra = [reference.frozen(how.frames)]
     if settings.networks and how.frames > 2:
         extra += floors.network_runs(reference, settings.seed)
-    rows += [scale.measure(run, run, "floor") for run in extra]
-    notes = _notes(runs, how, settings, scale, lags)
+    rows += [metrics.measure(run, run, "floor") for run in extra]
+    notes = _notes(runs, how, metrics)
     return Evaluation(rows, settings, how, lags, reference.residues, reference.bonded, notes)
 
 
@@ -199,12 +211,13 @@ def _same_residues(first: Run, other: Run) -> None:
             )
 
 
-def _notes(runs: list[Run], how: Match, settings: Settings, scale: Yardstick, lags: dict[str, list[int]]) -> list[str]:
+def _notes(runs: list[Run], how: Match, metrics: ReferenceMetrics) -> list[str]:
     """The choices behind the figures, in sentences."""
+    settings, lags = metrics.settings, metrics.lags
     kind = "distance (square root of the divergence)" if settings.root else "divergence"
-    explained = scale.projection.explained
+    explained = metrics.projection.explained
     cut = [f"{r.label} {len(r)} x {r.stride:g} ps" for r in runs if len(r) != how.frames or r.stride != how.stride]
-    counted = int(scale.reference.valid.sum())
+    counted = int(metrics.reference.valid.sum())
     return [
         f"matched: {how.frames} frames of {how.stride:g} ps, a span of {how.span:g} ps"
         + (f"; thinned or cut: {', '.join(cut)}" if cut else ""),
@@ -213,12 +226,12 @@ def _notes(runs: list[Run], how: Match, settings: Settings, scale: Yardstick, la
         f"JSD: Jensen-Shannon {kind}, base {settings.base:g}, {settings.bins} bins over the reference's range and one "
         f"beyond each end in each of {min(settings.dimensions, len(explained))} principal components of the reference "
         f"({100 * explained[: settings.dimensions].sum():.0f} % of its variance), valid frames only "
-        f"({counted} of {len(scale.reference)} of the reference); recall, precision and F1 on occupied bins",
+        f"({counted} of {len(metrics.reference)} of the reference); recall, precision and F1 on occupied bins",
         f"RMSD-lag err.: mean difference relative to the reference over {len(lags['rmsd'])} lags up to "
         f"{lags['rmsd'][-1] * how.stride:g} ps; autocorr. err.: mean difference over lags up to "
         f"{lags['autocorrelation'][-1] * how.stride:g} ps in {min(settings.components, len(explained))} components",
         f"tICA (Pearson r over residues of the slowest mode's size) and VAMP-2 at a lag of "
         f"{lags['tica'][0] * how.stride:g} ps; slowest implied timescale and transitions between "
-        f"{len(scale.states.centers)} k-means states of the reference in 2 components, at a lag of "
+        f"{len(metrics.states.centers)} k-means states of the reference in 2 components, at a lag of "
         f"{lags['msm'][len(lags['msm']) // 2] * how.stride:g} and {how.stride:g} ps",
     ]

@@ -1,4 +1,4 @@
-"""What costs nothing and must be beaten: elastic networks of the start structure, sampled as dynamics.
+"""Baselines that a model must beat, the floors: elastic networks of the start structure, sampled as dynamics.
 
 Each mode of the network is an Ornstein-Uhlenbeck process: its variance goes with the inverse of its stiffness, and so
 does its relaxation time (equal friction on all residues). Two numbers are taken from the reference, which flatters the

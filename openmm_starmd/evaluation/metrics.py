@@ -17,11 +17,11 @@ from openmm_starmd.analysis.flexibility import (
     pairwise_rmsd,
     persistence,
     radius_of_gyration,
-    rmsd,
     rmsd_against_lag,
     rmsf,
 )
 from openmm_starmd.evaluation.runs import Run
+from openmm_starmd.geometry.superposition import rmsd
 
 NAN = float("nan")
 
@@ -81,7 +81,7 @@ class Row:
     curves: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
-class Yardstick:
+class ReferenceMetrics:
     """A reference and all that is fitted on it.
 
     Parameters

@@ -10,8 +10,10 @@ import mdtraj
 import numpy as np
 from numpy.typing import NDArray
 
-from openmm_starmd.analysis.flexibility import radius_of_gyration, rmsd, rmsf
+from openmm_starmd.analysis.flexibility import radius_of_gyration, rmsf
 from openmm_starmd.analysis.validity import alpha_carbons, bonded_neighbours, judge
+from openmm_starmd.evaluation.canvas import blank_figure, save_png
+from openmm_starmd.geometry.superposition import rmsd
 
 # Blue and orange of Okabe and Ito, told apart by every kind of colour vision.
 _MODEL, _REFERENCE = "#0072B2", "#D55E00"
@@ -89,16 +91,7 @@ def draw(
     ImportError
         If matplotlib is missing.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("the picture needs matplotlib: pip install 'openmm_starmd[analysis]'") from error
-
-    # Figure and canvas by hand: pyplot would take over the backend of the user's program.
-    figure = Figure(figsize=(10, 7), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 2)
+    figure, axes = blank_figure("the picture", 10, 7, rows=2, columns=2)
     runs = [("STAR-MD", _MODEL, model)] + ([("MD", _REFERENCE, reference)] if reference is not None else [])
     for label, color, run in runs:
         axes[0, 0].plot(run["time"], 10 * run["rmsd"], color=color, label=label, linewidth=1)
@@ -126,8 +119,4 @@ def draw(
         axes[0, 0].legend(loc="best")
     if title:
         figure.suptitle(title)
-    path = Path(path)
-    temporary = path.with_name(f".partial-{path.name}")
-    figure.savefig(temporary, dpi=120, format="png")
-    os.replace(temporary, path)
-    return path
+    return save_png(figure, path, dpi=120)

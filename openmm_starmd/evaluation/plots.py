@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from openmm_starmd.evaluation.canvas import blank_figure
 from openmm_starmd.evaluation.evaluate import Evaluation
 from openmm_starmd.evaluation.metrics import Row
 
@@ -38,17 +39,10 @@ def _manner(row: Row) -> dict[str, Any]:
     return {"linestyle": "--", "zorder": 1} if row.kind == "floor" else {"linestyle": "-", "zorder": 2}
 
 
-def _figure(width: float, height: float, columns: int) -> tuple[Any, Any]:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("the report needs matplotlib: pip install 'openmm_starmd[analysis]'") from error
-
-    # Figure and canvas by hand: pyplot would take over the backend of the user's program.
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
+def _panels(width: float, height: float, columns: int) -> tuple[Any, Any]:
+    """A figure with panels side by side."""
+    figure, axes = blank_figure("the report", width, height, columns=columns)
+    return figure, axes[0]
 
 
 def as_data_uri(figure: Any) -> str:
@@ -64,7 +58,7 @@ def free_energy(evaluation: Evaluation) -> Any:
     points = [_two(r.curves["points"]) * 10 for r in rows]
     low, high = (f([f(p, 0) for p in points], 0) for f in (np.min, np.max))
     margin = 0.05 * (high - low) + 1e-6
-    figure, axes = _figure(3.1 * len(rows) + 0.9, 3.3, len(rows))
+    figure, axes = _panels(3.1 * len(rows) + 0.9, 3.3, len(rows))
     bins = int(np.clip(np.sqrt(len(points[0])) * 1.5, 12, 50))
     edges = [np.linspace(low[k] - margin[k], high[k] + margin[k], bins + 1) for k in (0, 1)]
     for panel, row, xy in zip(axes, rows, points, strict=True):
@@ -93,7 +87,7 @@ def _short(label: str, most: int = 26) -> str:
 
 def profiles(evaluation: Evaluation) -> Any:
     """RMSF, RMSD against lag, autocorrelation."""
-    figure, axes = _figure(13, 3.8, 3)
+    figure, axes = _panels(13, 3.8, 3)
     stride = evaluation.match.stride
     lags = {key: stride * np.array(value) for key, value in evaluation.lags.items()}
     for row, color in zip(evaluation.rows, colors(evaluation.rows), strict=True):
@@ -116,7 +110,7 @@ def profiles(evaluation: Evaluation) -> Any:
 
 def validity(evaluation: Evaluation, blocks: int = 20) -> Any:
     """Share of valid frames per block of time, by the Cα trace and with the other atoms; all frames of each run."""
-    figure, axes = _figure(13, 3.2, 2)
+    figure, axes = _panels(13, 3.2, 2)
     for row, color in zip(evaluation.rows, colors(evaluation.rows), strict=True):
         for panel, key in zip(axes, ("valid", "valid_atoms"), strict=True):
             verdicts = row.curves[key]
@@ -140,7 +134,7 @@ def contacts(evaluation: Evaluation) -> Any:
     rows = [r for r in evaluation.rows[1:] if "contacts" in r.curves][:5]
     if not rows:
         return None
-    figure, axes = _figure(3.1 * len(rows) + 0.9, 3.4, len(rows))
+    figure, axes = _panels(3.1 * len(rows) + 0.9, 3.4, len(rows))
     n = len(reference)
     upper = np.triu(np.ones((n, n), dtype=bool))
     for panel, row in zip(axes, rows, strict=True):
@@ -163,7 +157,7 @@ def contacts(evaluation: Evaluation) -> Any:
 
 def structure_and_kinetics(evaluation: Evaluation) -> Any:
     """RMSD to the start and radius of gyration in time, implied timescales against lag."""
-    figure, axes = _figure(13, 3.6, 3)
+    figure, axes = _panels(13, 3.6, 3)
     stride = evaluation.match.stride
     lags = stride * np.array(evaluation.lags["msm"])
     for row, color in zip(evaluation.rows, colors(evaluation.rows), strict=True):

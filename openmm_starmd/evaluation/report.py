@@ -1,33 +1,49 @@
-"""An evaluation as one HTML file that needs no network: table, plots, a 3D view of the superposed frames."""
+"""An evaluation as one HTML file that needs no network: table, plots, a 3D view of the superposed frames.
+
+The page is ``report.html.jinja``; the script of the view, ``viewer.js``, is written into it.
+"""
 
 from __future__ import annotations
 
-import html
 import os
+from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
+from openmm_starmd.evaluation import plots
+from openmm_starmd.evaluation.evaluate import Evaluation
+from openmm_starmd.evaluation.viewer import traces
+from openmm_starmd.files.writing import write_text
 
-from openmm_starmd.evaluation import plots as report_plots
-from openmm_starmd.evaluation import viewer
-from openmm_starmd.evaluation.evaluate import COLUMNS, Evaluation, show
-from openmm_starmd.evaluation.metrics import NAN
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 1180px; margin: 2em auto; padding: 0 1em; }
-h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; border-bottom: 1px solid #ccc; }
-img { max-width: 100%; } .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 13px; } th, td { padding: 3px 8px; text-align: right; }
-th { border-bottom: 2px solid #888; vertical-align: bottom; } tr.reference { background: #fdf1e7; }
-tr.replica { background: #fdf8ec; } tr.generated { background: #e8f2f9; }
-td:first-child, th:first-child { text-align: left; white-space: nowrap; }
-ul.notes { font-size: 13px; color: #444; } p.caption { font-size: 13px; color: #444; margin-top: 0; }
-canvas { width: 100%; max-width: 900px; border: 1px solid #ccc; touch-action: none; cursor: grab; }
-.controls label { margin-right: 1.2em; }
-"""
+class Section(NamedTuple):
+    """A plot with its heading and what there is to know about it."""
 
-# Nothing may be loaded: a page that asks for more than itself shows an error instead.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+    heading: str
+    plot: Callable[[Evaluation], Any]
+    caption: str
+
+
+SECTIONS = (
+    Section(
+        "Free energy in the reference's principal components",
+        plots.free_energy,
+        "-ln p in kT, each run's minimum at 0; white is never visited; the cross is the first frame.",
+    ),
+    Section(
+        "Flexibility and memory",
+        plots.profiles,
+        "Dashed: floors (a frozen structure, an elastic network scaled to the reference's own amplitude).",
+    ),
+    Section("Validity over time", plots.validity, "All frames of each run, in blocks."),
+    Section(
+        "Drift and kinetics",
+        plots.structure_and_kinetics,
+        "Implied timescales of Markov models on states of the reference; what lies in grey is not resolved.",
+    ),
+    Section("Contacts", plots.contacts, "Above the diagonal the reference, below the run. Cα within 8 Å."),
+)
 
 
 def write_report(evaluation: Evaluation, path: str | os.PathLike[str], title: str = "Evaluation") -> Path:
@@ -47,81 +63,39 @@ def write_report(evaluation: Evaluation, path: str | os.PathLike[str], title: st
     Raises
     ------
     ImportError
-        If matplotlib is missing.
+        If jinja2 or matplotlib is missing.
     """
-    path = Path(path)
-    temporary = path.with_name(f".partial-{path.name}")
-    temporary.write_text(render(evaluation, title), encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    write_text(path, render(evaluation, title))
+    return Path(path)
 
 
 def render(evaluation: Evaluation, title: str = "Evaluation") -> str:
     """The page as text."""
-    match = evaluation.match
-    sections = [
-        (
-            "Free energy in the reference's principal components",
-            report_plots.free_energy,
-            "-ln p in kT, each run's minimum at 0; white is never visited; the cross is the first frame.",
-        ),
-        (
-            "Flexibility and memory",
-            report_plots.profiles,
-            "Dashed: floors (a frozen structure, an elastic network scaled to the reference's own amplitude).",
-        ),
-        ("Validity over time", report_plots.validity, "All frames of each run, in blocks."),
-        (
-            "Drift and kinetics",
-            report_plots.structure_and_kinetics,
-            "Implied timescales of Markov models on states of the reference; what lies in grey is not resolved.",
-        ),
-        ("Contacts", report_plots.contacts, "Above the diagonal the reference, below the run. Cα within 8 Å."),
-    ]
-    parts = []
-    for heading, plot, caption in sections:
-        figure = plot(evaluation)
+    try:
+        import jinja2
+        from markupsafe import Markup
+    except ImportError as error:
+        raise ImportError("the report needs jinja2: pip install 'openmm_starmd[analysis]'") from error
+
+    sections = []
+    for section in SECTIONS:
+        figure = section.plot(evaluation)
         if figure is not None:
-            parts.append(
-                f'<h2>{html.escape(heading)}</h2>\n<img alt="{html.escape(heading)}" '
-                f'src="{report_plots.as_data_uri(figure)}">\n<p class="caption">{html.escape(caption)}</p>'
-            )
-    notes = "\n".join(f"<li>{html.escape(note)}</li>" for note in evaluation.notes)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title>
-<link rel="icon" href="data:,">
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>{html.escape(title)}</h1>
-<p>{len(evaluation.residues)} residues; {match.frames} frames of {match.stride:g} ps of each run are compared.</p>
-<div class="wide">{_table(evaluation)}</div>
-<ul class="notes">
-{notes}
-</ul>
-<h2>Superposed frames</h2>
-{viewer.MARKUP}
-<p class="caption">Cα traces on the reference's first frame; up to 24 frames of each run, evenly spread. Drag to turn,
-wheel to zoom.</p>
-{"".join(parts)}
-<script type="application/json" id="traces">{viewer.traces(evaluation)}</script>
-<script>{viewer.SCRIPT}</script>
-</body>
-</html>
-"""
+            image = plots.as_data_uri(figure)
+            sections.append({"heading": section.heading, "image": image, "caption": section.caption})
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    return environment.from_string(_text("report.html.jinja")).render(
+        title=title,
+        evaluation=evaluation,
+        sections=sections,
+        # neither holds what could close its script element
+        traces=Markup(traces(evaluation)),
+        script=Markup(_text("viewer.js")),
+    )
 
 
-def _table(evaluation: Evaluation) -> str:
-    """The table of figures as HTML."""
-    columns = [c for c in COLUMNS if any(np.isfinite(r.figures.get(c[0], NAN)) for r in evaluation.rows)]
-    head = "".join(f"<th>{html.escape(c[1])}</th>" for c in columns)
-    lines = [f"<table>\n<tr><th>run</th><th>kind</th>{head}</tr>"]
-    for row in evaluation.rows:
-        cells = "".join(f"<td>{show(row.figures.get(k, NAN), scale, digits)}</td>" for k, _, scale, digits in columns)
-        lines.append(f'<tr class="{row.kind}"><td>{html.escape(row.label)}</td><td>{row.kind}</td>{cells}</tr>')
-    return "\n".join([*lines, "</table>"])
+def _text(name: str) -> str:
+    """A file that comes with this package."""
+    return files("openmm_starmd.evaluation").joinpath(name).read_text(encoding="utf-8")

@@ -106,14 +106,14 @@ def reduce(
     bonded = bonded_neighbours(trajectory) if bonded is None else bonded
     alphas = np.ascontiguousarray(trajectory.xyz[:, indices])
     return Run(
-        label,
-        alphas,
-        stride_of(trajectory) if stride is None else float(stride),
-        judge(alphas, bonded).valid,
-        stereochemistry(trajectory, bonded),
-        secondary_structure(trajectory),
-        tuple(trajectory.topology.atom(i).residue.code or "X" for i in indices),
-        bonded,
+        label=label,
+        alphas=alphas,
+        stride=stride_of(trajectory) if stride is None else float(stride),
+        valid=judge(alphas, bonded).valid,
+        atoms=stereochemistry(trajectory, bonded),
+        codes=secondary_structure(trajectory),
+        residues=tuple(trajectory.topology.atom(i).residue.code or "X" for i in indices),
+        bonded=bonded,
     )
 
 

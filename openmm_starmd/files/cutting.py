@@ -1,6 +1,7 @@
-"""Cut a DCD or XTC file back to its first frames, byte for byte, so that a resumed run can append to it.
+"""Cut a file back to its first frames or lines, so that a resumed run can append to it.
 
-Reading and writing again with a trajectory library would round the coordinates of the frames kept.
+DCD and XTC files are cut byte for byte: reading and writing again with a trajectory library would round the coordinates
+of the frames kept.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from openmm_starmd.files.writing import replacing, write_text
 
 # Position of the box flag in a DCD header, and of the two counters a writer updates.
 _DCD_BOX, _DCD_FRAMES, _DCD_LAST_STEP = 48, 8, 20
@@ -32,7 +35,7 @@ def truncate(path: str | os.PathLike[str], frames: int) -> None:
         If the file is of no such format or holds fewer whole frames.
     """
     path = Path(path)
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         dcd = path.suffix == ".dcd"
         length = _dcd_length(path, file, frames) if dcd else _xtc_length(path, file, frames)
         file.seek(0)
@@ -44,12 +47,32 @@ def truncate(path: str | os.PathLike[str], frames: int) -> None:
         file.seek(0)
         if length == path.stat().st_size and file.read(len(head)) == head:
             return
-        temporary = path.with_name(f".partial-{path.name}")
+    with replacing(path) as temporary:
         shutil.copyfile(path, temporary)
-    with open(temporary, "r+b") as file:
-        file.truncate(length)
-        file.write(head)
-    os.replace(temporary, path)
+        with temporary.open("r+b") as file:
+            file.truncate(length)
+            file.write(head)
+
+
+def whole_lines(path: str | os.PathLike[str]) -> list[str]:
+    """Lines of a text file, each with its newline; a last one that a kill left without is not among them."""
+    with Path(path).open() as file:
+        return [line for line in file if line.endswith("\n")]
+
+
+def cut_lines(path: str | os.PathLike[str], keep: int) -> None:
+    """Keep the first lines of a text file; a torn last line is dropped too.
+
+    Parameters
+    ----------
+    path : path
+        Replaced in one move, if there is something to drop.
+    keep : int
+        Lines to keep. All whole ones stay if there are no more.
+    """
+    kept = "".join(whole_lines(path)[:keep])
+    if kept != Path(path).read_text():
+        write_text(path, kept)
 
 
 def _dcd_length(path: Path, file: BinaryIO, frames: int) -> int:

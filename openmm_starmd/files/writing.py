@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,17 +37,52 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         _to_disk(temporary)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _to_disk(path.parent)
 
 
+@contextmanager
+def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new, empty folder that becomes `path` when the ``with`` block ends well, and is removed when it does not.
+
+    Parameters
+    ----------
+    path : path
+        Must not exist, or be an empty folder; its parent must exist.
+
+    Yields
+    ------
+    Path
+        Beside `path`, under a name that cannot be guessed. A kill leaves it behind as ``.partial-*``.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _to_disk(path.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half done in a folder, and in folders there; hold its :func:`lock`."""
+    for path in [*folder.glob(".partial-*"), *folder.glob("*/.partial-*")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

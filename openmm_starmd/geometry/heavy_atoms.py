@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from openmm_starmd.geometry import ideal
-from openmm_starmd.geometry.residues import AMINO_ACIDS
+from openmm_starmd.geometry.residues import AMINO_ACIDS, STAGGERED_CHI
 from openmm_starmd.geometry.rigid import Rigids
 
 # torsion (ψ, χ1..4) that moves each group, itself or through the groups it hangs on; group 0 is moved by none
@@ -85,7 +85,7 @@ def heavy_atoms(rigids: Rigids, types: Tensor, torsions: Tensor) -> HeavyAtoms:
     sine, cosine = torsions.unbind(-1)
     zero, one = torch.zeros_like(sine), torch.ones_like(sine)
     turns = torch.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], dim=-1)
-    turns = turns.unflatten(-1, (3, 3))  # [..., N, 5, 3, 3], about x
+    turns = torch.unflatten(turns, -1, (3, 3))  # [..., N, 5, 3, 3], about x
     built = [rigids]
     for group in range(1, ideal.GROUPS):
         step = Rigids(tables.rotation[types, group] @ turns[..., group - 1, :, :], tables.origin[types, group])
@@ -124,21 +124,13 @@ def symmetric_torsions(types: Tensor) -> Tensor:
     return _tables(types.device, torch.get_default_dtype()).symmetric[types]
 
 
-# residues whose χ1, χ2, χ3, χ4 has three staggered wells; what turns about a bond to an sp2 atom, the broad χ3 of Met
-# and the ring of Pro have none
-_STAGGERED = (
-    "CYS SER THR VAL ILE LEU MET LYS ARG GLU GLN ASP ASN HIS TRP PHE TYR".split(),
-    "ILE LEU MET LYS ARG GLU GLN".split(),
-    "LYS ARG".split(),
-    ["LYS"],
-)
 WIDTH = math.radians(30.0)
 
 
 def staggered(types: Tensor) -> Tensor:
     """Which of ψ, χ1..4 have staggered wells, for residue types [...] (20 for unknown): [..., 5], bool."""
     table = torch.zeros(len(AMINO_ACIDS) + 1, 5, dtype=torch.bool)
-    for chi, names in enumerate(_STAGGERED, start=1):
+    for chi, names in enumerate(STAGGERED_CHI, start=1):
         table[[AMINO_ACIDS.index(name) for name in names], chi] = True
     return table.to(types.device)[types]
 

@@ -12,15 +12,15 @@ group  what moves it       quartet                axes
 2..5   chi 1..4            `CHI_ATOMS`            of the quartet's first three atoms
 =====  ==================  =====================  ==========================================
 
-The numbers are medians over the residues of 123 prepared structures, made by ``benchmarks/ideal_geometry.py``; OXT
-lies as the carboxylate oxygens of Asp and Glu do. The ring of proline is cut between CD and N.
+The numbers are medians over the residues of 123 prepared structures, made by ``benchmarks/derive/ideal_geometry.py``;
+OXT lies as the carboxylate oxygens of Asp and Glu do. The ring of proline is cut between CD and N.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from openmm_starmd.geometry.residues import AMINO_ACIDS, BACKBONE, CHI_ATOMS, HEAVY_ATOMS
+from openmm_starmd.geometry.residues import AMINO_ACIDS, BACKBONE, CHI_ATOMS, HEAVY_ATOMS, SYMMETRIC_CHI
 from openmm_starmd.geometry.torsions import axes_of, frame_axes
 
 GROUPS = 6
@@ -273,10 +273,8 @@ ATOM_MASK = ATOM_NAMES != ""
 GROUP_PARENT = (0, 0, 0, 2, 3, 4)
 CHI_MASK = np.array([[k < len(CHI_ATOMS.get(name, ())) for k in range(4)] for name in (*AMINO_ACIDS, "")])
 """Which χ angles a residue type has, [21, 4]."""
-CHI_SYMMETRIC = np.array(
-    [[(name, k) in {("ASP", 1), ("GLU", 2), ("PHE", 1), ("TYR", 1)} for k in range(4)] for name in (*AMINO_ACIDS, "")]
-)
-"""χ angles that a turn by π leaves physically the same, only with names exchanged, [21, 4]."""
+CHI_SYMMETRIC = np.array([[(name, k) in SYMMETRIC_CHI for k in range(4)] for name in (*AMINO_ACIDS, "")])
+"""Which χ angles are :data:`~openmm_starmd.geometry.residues.SYMMETRIC_CHI`, [21, 4]."""
 
 
 def ideal_atoms(types: np.ndarray, backbone: np.ndarray, torsions: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Amino acids: names, heavy atoms, bonds and χ angles. Constants only."""
+"""Amino acids: names, heavy atoms, bonds and their lengths, χ angles, and how far apart atoms may lie."""
 
 from __future__ import annotations
 
@@ -89,6 +89,18 @@ CHI_ATOMS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     "VAL": (("N", "CA", "CB", "CG1"),),
 }
 
+SYMMETRIC_CHI = {("ASP", 1), ("GLU", 2), ("PHE", 1), ("TYR", 1)}
+"""χ angles, by residue and index from 0, that a turn by π leaves physically the same, only with names exchanged."""
+
+# Residues whose χ1, χ2, χ3, χ4 has three staggered wells. What turns about a bond to an sp2 atom, the broad χ3 of Met
+# and the ring of Pro have none.
+STAGGERED_CHI: tuple[tuple[str, ...], ...] = (
+    tuple(name for name in AMINO_ACIDS if name not in ("ALA", "GLY", "PRO")),
+    ("ARG", "GLN", "GLU", "ILE", "LEU", "LYS", "MET"),
+    ("ARG", "LYS"),
+    ("LYS",),
+)
+
 # Names of protonation and disulfide states in Amber, CHARMM, GROMACS and OPLS, and selenium for sulfur
 ALTERNATIVE_NAMES = {
     alternative: name
@@ -121,6 +133,65 @@ ALTERNATIVE_BACKBONE_ATOMS = {
 }
 # Selenium sits where sulfur does; CHARMM and GROMACS call the δ carbon of isoleucine CD
 ALTERNATIVE_SIDE_CHAIN_ATOMS = {("ILE", "CD"): "CD1", ("MET", "SE"): "SD", ("CYS", "SE"): "SG"}
+
+BOND_LENGTHS = {"N-CA": 0.1458, "CA-C": 0.1525, "C-N": 0.1329}
+"""Standard lengths of the bonds of the backbone, nm (Engh and Huber 1991, Acta Cryst. A47, 392)."""
+CARBONYL_LENGTH = 0.1231
+"""C=O, nm (Engh and Huber 2001)."""
+CARBONYL_ANGLE = 120.1
+"""CA-C-O, degrees (Engh and Huber 2001)."""
+
+PEPTIDE_BOND = 0.2
+"""Longest C-N distance of a peptide bond, nm; the ideal is 0.133, and 0.2 leaves room for strained inputs."""
+DISULFIDE = 0.25
+"""Longest S-S distance of a disulfide, nm; the ideal is 0.205."""
+COINCIDENT_ATOMS = 0.05
+"""N-CA or CA-C distance, nm, below which a structure's atoms lie on one another."""
+BROKEN_BOND = 0.3
+"""N-CA or CA-C distance, nm, above which a structure's residue is not in one piece."""
+TORN_BOND = 0.5
+"""nm between bonded atoms of an MD frame, beyond which it is no protein: force fields stretch bonds but do not break
+them."""
+COLLAPSED_BOND = 1e-3
+"""nm between bonded atoms of an MD frame, within which they lie on one another."""
+FARTHEST_ATOM = 1.0
+"""nm from CA to an atom of the same residue, beyond which it is split across the box; arginine reaches 0.8."""
+
+CA_LINK = 0.38
+"""CA-CA distance of residues joined by a trans peptide bond, nm."""
+SHORTEST_CA_LINK = 0.27
+"""Shortest CA-CA distance of bonded residues in a valid frame, nm; a cis peptide bond gives 0.29."""
+LONGEST_CA_LINK = 0.42
+"""Longest CA-CA distance of bonded residues in a valid frame, nm."""
+CLOSEST_CA_CONTACT = 0.30
+"""Shortest distance of other pairs of CA in a valid frame, nm."""
+
+
+def spellings(name: str) -> tuple[str, ...]:
+    """A residue name in upper case and, where it may be Amber's of a terminal residue ("NALA"), without that letter."""
+    name = name.strip().upper()
+    return (name, name[1:]) if len(name) == 4 and name[0] in "NC" else (name,)
+
+
+def canonical_name(name: str) -> str | None:
+    """Standard three-letter name of a residue name of the PDB, Amber, CHARMM, GROMACS or OPLS.
+
+    Parameters
+    ----------
+    name : str
+        In any case, with or without Amber's N or C for a terminal residue ("NALA").
+
+    Returns
+    -------
+    str or None
+        None if it is no standard amino acid, nor a protonation state or the selenium form of one.
+    """
+    for spelling in spellings(name):
+        if spelling in HEAVY_ATOMS:
+            return spelling
+        if spelling in ALTERNATIVE_NAMES:
+            return ALTERNATIVE_NAMES[spelling]
+    return None
 
 
 def atoms_moved_by_chi(residue: str, index: int) -> tuple[str, ...]:

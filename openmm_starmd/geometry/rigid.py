@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from openmm_starmd.geometry.superposition import superposition
 
 
 class Rigids(NamedTuple):
@@ -46,11 +49,11 @@ class Rigids(NamedTuple):
         rotated = self.translations @ rotation.transpose(-1, -2)
         return Rigids(rotation[..., None, :, :] @ self.rotations, rotated + shift[..., None, :])
 
-    def map(self, function) -> Rigids:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Rigids:
         """The same function applied to rotations and translations (indexing, casting, moving)."""
         return Rigids(function(self.rotations), function(self.translations))
 
-    def to(self, *args, **kwargs) -> Rigids:
+    def to(self, *args: Any, **kwargs: Any) -> Rigids:
         """:meth:`torch.Tensor.to` of both parts."""
         return self.map(lambda tensor: tensor.to(*args, **kwargs))
 
@@ -107,33 +110,6 @@ def cb_from_rigids(rigids: Rigids) -> Tensor:
     """Pseudo-Cβ positions ``[..., N, 3]`` in nm, for every residue type alike (glycine too)."""
     ideal = IDEAL_CB.to(rigids.translations)
     return (rigids.rotations @ ideal) + rigids.translations
-
-
-def superposition(mobile: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotation and shift that superpose points with least squares (Kabsch 1976).
-
-    Parameters
-    ----------
-    mobile, target : Tensor [..., N, 3]
-        Corresponding points.
-
-    Returns
-    -------
-    rotation : Tensor [..., 3, 3]
-        Proper rotation.
-    shift : Tensor [..., 3]
-        ``mobile @ rotation.T + shift`` lies closest to `target`.
-    """
-    mobile_center, target_center = mobile.mean(-2), target.mean(-2)
-    covariance = (mobile - mobile_center[..., None, :]).transpose(-1, -2) @ (target - target_center[..., None, :])
-    u, _, vt = torch.linalg.svd(covariance)
-    sign = torch.det(u @ vt).sign()
-    # torch.linalg.svd gives vt with rows v; R = V diag(1, 1, sign) Uᵀ
-    correction = torch.ones_like(u[..., 0])
-    correction = torch.cat([correction[..., :2], sign[..., None]], dim=-1)
-    rotation = (vt.transpose(-1, -2) * correction[..., None, :]) @ u.transpose(-1, -2)
-    shift = target_center - (rotation @ mobile_center[..., None]).squeeze(-1)
-    return rotation, shift
 
 
 def superpose(mobile: Rigids, target: Tensor) -> Rigids:

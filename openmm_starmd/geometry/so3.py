@@ -26,7 +26,7 @@ def hat(vector: Tensor) -> Tensor:
     """
     x, y, z = vector.unbind(-1)
     zero = torch.zeros_like(x)
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).unflatten(-1, (3, 3))
+    return torch.unflatten(torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1), -1, (3, 3))
 
 
 def exp_map(vector: Tensor) -> Tensor:
@@ -134,14 +134,15 @@ def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
     Tensor [..., 3, 3]
     """
     w, x, y, z = (quaternion / quaternion.norm(dim=-1, keepdim=True)).unbind(-1)
-    return torch.stack(
+    rows = torch.stack(
         [
             1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
             2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
             2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
         ],
         dim=-1,
-    ).unflatten(-1, (3, 3))  # fmt: skip
+    )  # fmt: skip
+    return torch.unflatten(rows, -1, (3, 3))
 
 
 def log_map(matrix: Tensor) -> Tensor:

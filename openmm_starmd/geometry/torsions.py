@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def dihedral(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
@@ -23,6 +24,29 @@ def dihedral(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.n
     second = np.cross(axis, d - c)
     sine = np.sum(np.cross(second, first) * axis, -1) / np.maximum(np.linalg.norm(axis, axis=-1), 1e-12)
     return np.arctan2(sine, -np.sum(first * second, -1))
+
+
+def dihedrals(xyz: NDArray[np.floating], indices: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Dihedral angles of atoms of many frames.
+
+    Kept beside :func:`dihedral`, whose formula differs from it in the last bits, so that measured shares stay as they
+    were.
+
+    Parameters
+    ----------
+    xyz : ndarray [frames, atoms, 3]
+    indices : ndarray [angles, 4], int
+
+    Returns
+    -------
+    ndarray [frames, angles]
+        Degrees, -180 to 180.
+    """
+    p = np.asarray(xyz)[:, indices].astype(np.float64)  # [frames, angles, 4, 3]
+    b = p[:, :, 1:] - p[:, :, :-1]
+    left, right = np.cross(b[:, :, 0], b[:, :, 1]), np.cross(b[:, :, 1], b[:, :, 2])
+    length = np.linalg.norm(b[:, :, 1], axis=-1)
+    return np.degrees(np.arctan2(length * (b[:, :, 0] * right).sum(-1), (left * right).sum(-1)))
 
 
 def rotate_about(points: np.ndarray, origin: np.ndarray, axis: np.ndarray, angle: np.ndarray) -> np.ndarray:
@@ -71,7 +95,9 @@ def frame_axes(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.stack([x, y, np.cross(x, y)], axis=-1)
 
 
-def close_ring(n: np.ndarray, cg: np.ndarray, cd: np.ndarray, n_cd, cg_cd) -> np.ndarray:
+def close_ring(
+    n: np.ndarray, cg: np.ndarray, cd: np.ndarray, n_cd: float | np.ndarray, cg_cd: float | np.ndarray
+) -> np.ndarray:
     """The place nearest to `cd` at the distances `n_cd` and `cg_cd` from `n` and `cg`.
 
     Parameters

@@ -15,7 +15,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,13 @@ from openmm import app, unit
 
 from openmm_starmd.files.cutting import truncate
 from openmm_starmd.hybrid.policy_log import Log
-from openmm_starmd.hybrid.reporters import Held, hand_over
+from openmm_starmd.hybrid.reporters import BufferedReporter, hand_over
 from openmm_starmd.quantities import in_unit, whole_number
 from openmm_starmd.verdicts.report import STATUSES, Verdict
 from openmm_starmd.verdicts.verdict import validate
 
 if TYPE_CHECKING:
+    from openmm_starmd.classical.settings import ClassicalOptions
     from openmm_starmd.simulation import StarMDSimulation
 
 
@@ -77,13 +78,13 @@ def alternate(
     classical: int = 2,
     validate_every: int = 1,
     duration: Any = 2.0,
-    accept: Sequence[str] = ("pass", "strained"),
+    accept: str | Sequence[str] = ("pass", "strained"),
     attempts: int = 3,
     minimize: int | None = 100,
     log: str | os.PathLike[str] | None = None,
     trajectory: str | os.PathLike[str] | None = None,
     on_verdict: Callable[[Verdict, bool], None] | None = None,
-    settings: dict[str, Any] | None = None,
+    settings: ClassicalOptions | None = None,
 ) -> Alternation:
     """Alternate between learned frames and classical segments.
 
@@ -145,7 +146,7 @@ def alternate(
         accept=accept,
         attempts=attempts,
         minimize=minimize,
-        settings=dict(settings or {}),
+        settings=settings or {},
     )
     if trajectory is not None and Path(trajectory).suffix not in (".dcd", ".xtc"):
         raise ValueError(f"trajectory is {str(trajectory)!r}; its name must end in .dcd or .xtc")
@@ -192,14 +193,16 @@ class _Runner:
         """Draw `block` cycles, judge, and keep them or go back."""
         simulation, plan = self._simulation, self._plan
         began = time.perf_counter()
-        first, number, good = simulation.currentStep, _draws(simulation), simulation.context.createCheckpoint()
-        held = Held()
+        first, number = simulation.currentStep, _draws(simulation)
+        good, state = simulation.context.createCheckpoint(), simulation.integrator.state_to_save()
+        held = BufferedReporter()
         simulation.reporters = [held]
         try:
             verdict = self._draw(block)
         except BaseException:
             # nothing of this block was reported, so the simulation keeps nothing of it either
             simulation.context.loadCheckpoint(good)
+            simulation.integrator.propagator_state = state
             raise
         ended, accepted = simulation.currentStep, verdict.status in plan.accept
         if accepted:
@@ -208,6 +211,7 @@ class _Runner:
         else:
             used = _draws(simulation) - number
             simulation.context.loadCheckpoint(good)
+            simulation.integrator.propagator_state = state
             simulation.integrator.skip_draws(used)
             self._rejected, self._failures = self._rejected + 1, self._failures + 1
         self._record(verdict, accepted, first, ended, time.perf_counter() - began)
@@ -314,7 +318,7 @@ class Plan:
     accept: Any
     attempts: int
     minimize: int | None
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: ClassicalOptions
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():

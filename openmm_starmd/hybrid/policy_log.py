@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
+from openmm_starmd.files.cutting import cut_lines, whole_lines
 from openmm_starmd.files.writing import write_text
 
 
@@ -47,7 +48,8 @@ class Log:
         if there:
             self._require(plan, self._read())
         self.first_step = plan["first_step"]
-        self._rewrite([plan])
+        self.close()
+        write_text(self.path, json.dumps(plan) + "\n")
         return not there
 
     def known_steps(self, plan: dict[str, Any]) -> set[int]:
@@ -76,31 +78,25 @@ class Log:
                 f"{self.checkpoint} is at step {step}, which {self.path} does not know: they do not belong together. "
                 "Restore the pair, or begin with another log"
             )
-        lines = lines[: ends[-1] + 1]
         self.first_step = lines[0]["first_step"]
-        self._rewrite(lines)
-        return lines[1:]
+        self.close()
+        cut_lines(self.path, ends[-1] + 1)
+        return lines[1 : ends[-1] + 1]
 
     def append(self, line: dict[str, Any]) -> None:
         """Write one line, to the disk."""
         if self._file is None:
-            self._file = open(self.path, "a")
+            self._file = self.path.open("a")
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-
-    def _rewrite(self, lines: list[dict[str, Any]]) -> None:
-        self.close()
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def _read(self) -> list[dict[str, Any]]:
         """The lines; one that a kill tore is left out."""
         if not self.path.exists():
             raise ValueError(f"{self.checkpoint} is there, but its log {self.path} is not: restore it, or move it away")
-        text = self.path.read_text()
-        whole = text[: text.rfind("\n") + 1].splitlines()
         try:
-            lines = [json.loads(line) for line in whole]
+            lines = [json.loads(line) for line in whole_lines(self.path)]
         except json.JSONDecodeError as error:
             raise ValueError(f"{self.path} is no log of a policy: {error}") from error
         if not lines or not isinstance(lines[0], dict) or lines[0].get("event") != "plan":

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import openmm as mm
 
-from openmm_starmd.quantities import whole_number
+from openmm_starmd.quantities import keywords_of, whole_number
+from openmm_starmd.verdicts.verdict import validate
 
 if TYPE_CHECKING:
     from openmm_starmd.simulation import StarMDSimulation
@@ -30,11 +32,12 @@ class VerdictReporter:
         Of :func:`openmm_starmd.verdicts.verdict.validate`.
     """
 
+    @keywords_of(validate, leave_out=("simulation",))
     def __init__(self, file: str | os.PathLike[str] | Any, interval: int, **options: Any) -> None:
         if whole_number(interval) < 1:
             raise ValueError(f"interval is {interval}; it must be at least 1")
         self._owned = isinstance(file, (str, os.PathLike))
-        self._file: Any = open(os.fspath(file), "a") if self._owned else file
+        self._file: Any = Path(file).open("a") if self._owned else file  # noqa: SIM115  # for as long as it reports
         self._interval, self._options = int(interval), options
 
     def describeNextReport(self, simulation: Any) -> dict[str, Any]:
@@ -45,8 +48,6 @@ class VerdictReporter:
         """Judge the present frame; inside a classical segment there is nothing learned to judge."""
         if simulation.integrator.segment is not None:
             return
-        from openmm_starmd.verdicts.verdict import validate
-
         verdict = validate(simulation, **self._options)
         self._file.write(json.dumps(json.loads(verdict.to_json())) + "\n")
         self._file.flush()
@@ -56,7 +57,7 @@ class VerdictReporter:
             self._file.close()
 
 
-class Held:
+class BufferedReporter:
     """Keeps the state after each frame, for :func:`hand_over`.
 
     Attributes

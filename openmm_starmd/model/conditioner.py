@@ -60,7 +60,7 @@ class Conditioner(nn.Module):
         self.torsions = None
         if config.reference_torsions:
             self.torsions = nn.Linear(2 * TORSIONS, c_s, bias=False)
-            # weights from before there were torsions go on from what they knew
+            # zero at first, so that fine-tuning weights without torsions begins by giving what those gave
             nn.init.zeros_(self.torsions.weight)
         self.separation = nn.Embedding(2 * LARGEST_SEPARATION + 2, c_z)
         self.geometry = nn.Linear(DISTANCE_BINS + 12, c_z)

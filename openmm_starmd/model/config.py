@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from openmm_starmd.diffusion.samplers import SamplerSettings
 from openmm_starmd.diffusion.schedule import Schedule
 
 
@@ -134,6 +135,21 @@ class ModelConfig:
                 f"stride_default is {self.stride_default:g} ps, and stride_min {self.stride_min:g} to stride_max "
                 f"{self.stride_max:g} ps: it must lie between them, and all be positive. Of weights to be trained, "
                 "model.stride_default must fit windows.stride_min and windows.stride_max"
+            )
+
+    @property
+    def sampling(self) -> SamplerSettings:
+        """How frames are drawn by default."""
+        return SamplerSettings(
+            self.sampler, self.steps, self.tau_end, self.context_tau, self.max_context, self.noise_scale
+        )
+
+    def check_stride(self, stride: float, name: str) -> None:
+        """Raise a ValueError if weights called `name` were not trained on `stride`, ps."""
+        if not self.stride_min <= stride <= self.stride_max:
+            raise ValueError(
+                f"stride {stride:g} ps lies outside the {self.stride_min:g} to {self.stride_max:g} ps that {name} was "
+                "trained on"
             )
 
     def to_dict(self) -> dict[str, Any]:

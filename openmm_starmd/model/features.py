@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from openmm_starmd.geometry.rigid import Rigids
+from openmm_starmd.geometry.rigid import Rigids, rigids_from_backbone
+
+
+class ResidueArrays(Protocol):
+    """What :meth:`Features.of` reads of residues, as arrays; the attributes are those of :class:`Features`."""
+
+    @property
+    def residue_types(self) -> np.ndarray:
+        """[N], int64."""
+
+    @property
+    def residue_index(self) -> np.ndarray:
+        """[N], int64."""
+
+    @property
+    def chain_index(self) -> np.ndarray:
+        """[N], int64."""
+
+    @property
+    def bonded(self) -> np.ndarray:
+        """[N - 1], bool."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +62,30 @@ class Features:
     single: Tensor | None = None
     pair: Tensor | None = None
     torsions: Tensor | None = None
+
+    @classmethod
+    def of(cls, residues: ResidueArrays, backbone: np.ndarray, torsions: np.ndarray, mask: np.ndarray) -> Features:
+        """Features of residues that were read from a structure or a store.
+
+        Parameters
+        ----------
+        residues : ResidueArrays
+            N residues.
+        backbone : np.ndarray [N, 3, 3]
+            N, CA, C of the reference structure, nm; the reference has its precision.
+        torsions : np.ndarray [N, 5]
+            ψ and χ1..4 of the reference structure, radians.
+        mask : np.ndarray [N, 5], bool
+            Which of them exist.
+        """
+        return cls(
+            residue_types=torch.as_tensor(residues.residue_types),
+            residue_index=torch.as_tensor(residues.residue_index),
+            chain_index=torch.as_tensor(residues.chain_index),
+            bonded=torch.as_tensor(residues.bonded),
+            reference=rigids_from_backbone(torch.as_tensor(backbone)),
+            torsions=torsion_features(torch.as_tensor(torsions), torch.as_tensor(mask)),
+        )
 
     @property
     def length(self) -> int:

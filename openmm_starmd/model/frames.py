@@ -108,7 +108,7 @@ def initial_estimate(frames: Frames, config: ModelConfig) -> Estimate:
     anchor = frames.anchor
     noisy = Rigids(frames.rigids.rotations, frames.rigids.translations / alpha)
     noise = schedule.sigma_translation(tau) / schedule.alpha(tau)
-    # a frame of the history without noise is what it is, although σ_min of the rotations' schedule is not zero
+    # the rotations' schedule has σ_min > 0 at τ = 0, but a history frame at τ = 0 carries no noise at all
     turn_noise = torch.where(tau > 0, schedule.sigma_rotation(tau), torch.zeros_like(tau))
     spread, turn = displacement_spread(frames.stride, config)
     anchor_noise = schedule.sigma_translation(frames.anchor_tau) / schedule.alpha(frames.anchor_tau)
@@ -172,7 +172,7 @@ def deviation(rigids: Rigids, reference: Rigids) -> Tensor:
     -------
     Tensor [B, F, N, 6]
         Translation in 0.1 nm and rotation vector in units of 0.3 rad, both in the reference residue's axes; squashed to
-        +-5, since a residue that has left the reference is just that, however far.
+        +-5, so that a residue that has left the reference gives the same signal however far it is.
     """
     shape = rigids.translations.shape
     placed = Rigids(reference.rotations.expand(*shape, 3), reference.translations.expand(shape))

@@ -28,7 +28,7 @@ class FrameMask:
     @functools.cached_property
     def tokens(self) -> Tensor:
         """The same for tokens, frame by frame: [F N, F N], bool."""
-        # a mask is kept and shared: it must not become a tensor that only inference may use
+        # masks are cached, and one made under inference_mode could not be used in training later
         with torch.inference_mode(False):
             return self.frames.repeat_interleave(self.residues, 0).repeat_interleave(self.residues, 1)
 

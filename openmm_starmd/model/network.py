@@ -66,6 +66,37 @@ class Prediction:
     estimate: Estimate
 
 
+@dataclass(frozen=True)
+class Pass:
+    """What all blocks of one call of the network are given alike, beside what each hands on to the next.
+
+    Attributes
+    ----------
+    estimate : Estimate
+        Where the clean-frame estimate started; its scales are the units of the blocks' updates.
+    condition : Tensor [B, F, c_s]
+        Embedding of diffusion time, stride and kind of frame.
+    rotary : RotaryAngles
+        Of the F N tokens, frame by frame.
+    mask : FrameMask, optional
+        Which frame sees which.
+    cache : KVCache, optional
+        History to attend to as well.
+    store : bool
+        Whether the frames are appended to the cache.
+    mixed : bool
+        Whether attention over tokens and edges run under autocast.
+    """
+
+    estimate: Estimate
+    condition: Tensor
+    rotary: RotaryAngles
+    mask: FrameMask | None
+    cache: KVCache | None
+    store: bool
+    mixed: bool
+
+
 class EdgeTransition(nn.Module):
     """z_ij ← z_ij + MLP(s_i, s_j, z_ij), without triangle operations."""
 
@@ -104,36 +135,38 @@ class Block(nn.Module):
         self.update = nn.Linear(config.c_s, 6)
         nn.init.zeros_(self.update.weight)
         nn.init.zeros_(self.update.bias)
-        # the last block's pair features have no reader
+        # no later block reads the last one's pair features
         last = index == config.blocks - 1
         self.edges = None if last else EdgeTransition(config.c_s, config.c_z)
 
-    def forward(
-        self,
-        s: Tensor,
-        z: Tensor,
-        estimate: Estimate,
-        rigids: Rigids,
-        condition: Tensor,
-        rotary: RotaryAngles,
-        mask: FrameMask | None,
-        cache: KVCache | None,
-        store: bool,
-        mixed: bool,
-    ) -> tuple[Tensor, Tensor, Rigids]:
-        """One block over F frames; shapes as in :class:`Network`."""
+    def forward(self, s: Tensor, z: Tensor, rigids: Rigids, given: Pass) -> tuple[Tensor, Tensor, Rigids]:
+        """One block over F frames.
+
+        Parameters
+        ----------
+        s : Tensor [B, F, N, c_s]
+        z : Tensor [B, F, N, N, c_z]
+        rigids : Rigids [B, F, N]
+            Present estimate of the clean frames, nm.
+        given : Pass
+
+        Returns
+        -------
+        s, z, rigids
+            Of the same shapes.
+        """
         dtype = s.dtype
         s = s + self.ipa(self.ipa_norm(s), z, rigids)
-        with torch.autocast(s.device.type, enabled=mixed):
+        with torch.autocast(s.device.type, enabled=given.mixed):
             for layer in self.attention:
-                s = layer(s, condition, rotary, mask, cache, store)
+                s = layer(s, given.condition, given.rotary, given.mask, given.cache, given.store)
             if self.edges is not None:
                 z = self.edges(s, z)
         s, z = s.to(dtype), z.to(dtype)
         shift, turn = self.update(self.update_norm(s)).to(rigids.translations.dtype).split(3, dim=-1)
         step = Rigids(
-            exp_map(estimate.scale_rotation[..., None, None] * turn),
-            estimate.scale_translation[..., None, None] * shift,
+            exp_map(given.estimate.scale_rotation[..., None, None] * turn),
+            given.estimate.scale_translation[..., None, None] * shift,
         )
         return s, z, rigids.compose(step)
 
@@ -218,46 +251,50 @@ class Network(nn.Module):
         store: bool,
         mixed: bool,
     ) -> Prediction:
-        config, schedule = self.config, self.config.schedule
-        estimate = initial_estimate(frames, config)
+        estimate = initial_estimate(frames, self.config)
         rigids = estimate.rigids
-        dtype = self.pose.weight.dtype
-
-        log_noise = schedule.sigma_translation(frames.tau).clamp(min=1e-3).log()
-        # one physical scale for both: ln σ spans about ln 1e-3 .. 0, ln Δt in ps about 0 .. ln 1e4
-        time = torch.cat(
-            [fourier(log_noise, 8, 16.0), fourier(frames.stride.log(), 8, 32.0), fourier(frames.tau, 8, 2.0)], dim=-1
-        ).to(dtype)
-        kind = torch.where(frames.noisy, 0, torch.where(frames.anchored, 1, 2))
-        t = self.time(time) + self.kind(kind)  # [B, F, c_s]
-
-        pose = estimate.pose
-        if config.anchored:
-            pose = torch.cat([pose, deviation(rigids, condition.reference)], dim=-1)
-        else:
-            pose = torch.cat([pose, torch.zeros_like(pose[..., :6])], dim=-1)
-        s = condition.s + self.pose(pose.to(dtype)) + t[:, :, None]
-        cb = cb_from_rigids(rigids)
-        distance = torch.linalg.vector_norm(cb[..., :, None, :] - cb[..., None, :, :], dim=-1)
-        z = condition.z + self.distance(radial_basis(distance.to(dtype), DISTANCE_BINS, LARGEST_DISTANCE))
-        z = self.pair_norm(z)
-
+        embedding = self._frame_embedding(frames)
+        s, z = self._first_features(condition, estimate, embedding)
         count = condition.positions.shape[0]
         rotary = RotaryAngles(
             condition.positions.repeat(frames.index.shape[0]),
             frames.index.repeat_interleave(count),
-            config.attention_hidden // config.attention_heads,
-            dtype,
+            self.config.attention_hidden // self.config.attention_heads,
+            self.pose.weight.dtype,
         )
+        given = Pass(estimate, embedding, rotary, mask, cache, store, mixed)
         recompute = self.checkpoint_blocks and self.training and cache is None and torch.is_grad_enabled()
         for block in self.blocks:
-            inputs = (s, z, estimate, rigids, t, rotary, mask, cache, store, mixed)
             # nothing in a block is random
             s, z, rigids = (
-                checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+                checkpoint(block, s, z, rigids, given, use_reentrant=False, preserve_rng_state=False)
                 if recompute
-                else block(*inputs)
+                else block(s, z, rigids, given)
             )
         raw = self.head(self.head_norm(s)).unflatten(-1, (TORSIONS, 2))
         norms = (raw.square().sum(-1) + 1e-8).sqrt()
         return Prediction(rigids, raw / norms[..., None], norms, estimate)
+
+    def _frame_embedding(self, frames: Frames) -> Tensor:
+        """Diffusion time, stride and kind of each frame, [B, F, c_s]."""
+        log_noise = self.config.schedule.sigma_translation(frames.tau).clamp(min=1e-3).log()
+        # one physical scale for both: ln σ spans about ln 1e-3 .. 0, ln Δt in ps about 0 .. ln 1e4
+        time = torch.cat(
+            [fourier(log_noise, 8, 16.0), fourier(frames.stride.log(), 8, 32.0), fourier(frames.tau, 8, 2.0)], dim=-1
+        ).to(self.pose.weight.dtype)
+        kind = torch.where(frames.noisy, 0, torch.where(frames.anchored, 1, 2))
+        return self.time(time) + self.kind(kind)
+
+    def _first_features(self, condition: Condition, estimate: Estimate, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Singles [B, F, N, c_s] and pairs [B, F, N, N, c_z] that the first block is given."""
+        dtype = self.pose.weight.dtype
+        rigids, pose = estimate.rigids, estimate.pose
+        if self.config.anchored:
+            pose = torch.cat([pose, deviation(rigids, condition.reference)], dim=-1)
+        else:
+            pose = torch.cat([pose, torch.zeros_like(pose[..., :6])], dim=-1)
+        s = condition.s + self.pose(pose.to(dtype)) + embedding[:, :, None]
+        cb = cb_from_rigids(rigids)
+        distance = torch.linalg.vector_norm(cb[..., :, None, :] - cb[..., None, :, :], dim=-1)
+        z = condition.z + self.distance(radial_basis(distance.to(dtype), DISTANCE_BINS, LARGEST_DISTANCE))
+        return s, self.pair_norm(z)

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from openmm_starmd.files.writing import replacing, write_text
 from openmm_starmd.model import hub
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.network import Network
@@ -123,7 +124,7 @@ def load_weights(weights: str | os.PathLike[str] = DEFAULT_WEIGHTS) -> Weights:
 def save_weights(
     folder: str | os.PathLike[str], network: Network, config: ModelConfig, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write ``model.safetensors`` and ``config.json`` to `folder`, each by renaming a finished temporary file.
+    """Write ``model.safetensors`` and ``config.json`` to `folder`, each whole or not at all.
 
     Parameters
     ----------
@@ -141,16 +142,13 @@ def save_weights(
     """
     folder = Path(folder)
     tensors = {}
-    for name, value in network.state_dict().items():
-        value = value.detach().cpu()
+    for name, parameter in network.state_dict().items():
+        value = parameter.detach().cpu()
         stored = value.to(dtype) if value.is_floating_point() else value
         if value.is_floating_point() and not torch.equal(stored.isfinite(), value.isfinite()):
             raise ValueError(f"{name} holds numbers too large for {str(dtype).removeprefix('torch.')}: use bfloat16")
         tensors[name] = stored.contiguous()
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".partial-model.safetensors"
-    save_file(tensors, temporary)
-    os.replace(temporary, folder / "model.safetensors")
-    temporary = folder / ".partial-config.json"
-    temporary.write_text(json.dumps(config.to_dict(), indent=1) + "\n")
-    os.replace(temporary, folder / "config.json")
+    with replacing(folder / "model.safetensors") as temporary:
+        save_file(tensors, temporary)
+    write_text(folder / "config.json", json.dumps(config.to_dict(), indent=1) + "\n")

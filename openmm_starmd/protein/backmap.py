@@ -12,11 +12,11 @@ from openmm_starmd.geometry.ideal import IDEAL, OXT, PROLINE_CG_CD, PROLINE_N_CD
 from openmm_starmd.geometry.residues import AMINO_ACIDS, CHI_ATOMS, UNKNOWN, atoms_moved_by_chi
 from openmm_starmd.geometry.torsions import axes_of, close_ring, dihedral, frame_axes, rotate_about
 from openmm_starmd.protein.completion import ideal_oxygen
+from openmm_starmd.protein.residues import PSI_AND_CHI
 
 GEOMETRIES = ("input", "ideal")
 PUCKER = np.deg2rad(45.0)
 """Largest χ1 of proline, radians: the ring closes no further out. An input's own larger angle is kept."""
-_PSI_AND_CHI = [1, 3, 4, 5, 6]
 
 
 class BackMap:
@@ -89,7 +89,7 @@ class BackMap:
         N, CA and C stay, and so do residues of unknown type.
         """
         own = self.positions[self._backbone]
-        torsions = self.measure(self.positions)[:, _PSI_AND_CHI]
+        torsions = self.measure(self.positions)[:, PSI_AND_CHI]
         residues = list(self.topology.residues())
         types = np.array([AMINO_ACIDS.index(r.name) if r.name in AMINO_ACIDS else UNKNOWN for r in residues])
         made = ideal_atoms(types, own, np.nan_to_num(torsions))
@@ -113,7 +113,7 @@ class BackMap:
         _, n, cg, cd = self._rings.T
         ideal[cd] = close_ring(ideal[n], ideal[cg], ideal[cd], PROLINE_N_CD, PROLINE_CG_CD)
         mapped = self.with_geometry(ideal)
-        # the table's N, CA and C differ a little from the input's, and so did the angles
+        # torsions are off by a little, since the table's N, CA and C are not quite the input's: turn them back
         return self.with_geometry(mapped.place(own, torsions))
 
     @property
@@ -148,7 +148,7 @@ class BackMap:
         placed[..., self._linked_oxygen, :] = backbone[..., self._linked, 2, :] + bonds
         if torsions is not None:
             if torsions.shape[-1] == 7:
-                torsions = torsions[..., _PSI_AND_CHI]
+                torsions = torsions[..., PSI_AND_CHI]
             self._turn_free_oxygens(placed, torsions[..., 0])
             torsions = self._within_pucker(torsions)
             for index, group in enumerate(self._chi):

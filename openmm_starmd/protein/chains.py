@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from openmm_starmd.geometry.residues import BROKEN_BOND, CA_LINK, COINCIDENT_ATOMS
 from openmm_starmd.protein.selection import Selected, label
-
-LONGEST_LINK = 0.38
-"""CA-CA distance of neighbours in a chain, nm."""
 
 
 def check_backbone(backbone: np.ndarray, kept: list[Selected]) -> None:
@@ -21,8 +19,8 @@ def check_backbone(backbone: np.ndarray, kept: list[Selected]) -> None:
     to_n, to_c = backbone[:, 0] - backbone[:, 1], backbone[:, 2] - backbone[:, 1]
     for other, arm in (("N", to_n), ("C", to_c)):
         length = np.linalg.norm(arm, axis=-1)
-        for i in np.flatnonzero((length < 0.05) | (length > 0.3)):
-            if length[i] < 0.05:
+        for i in np.flatnonzero((length < COINCIDENT_ATOMS) | (length > BROKEN_BOND)):
+            if length[i] < COINCIDENT_ATOMS:
                 way_out = "atoms lie on one another: check the positions"
             else:
                 way_out = (
@@ -81,7 +79,7 @@ def number_residues(
             step = here - before if before is not None and here is not None else 0
             if step < 1:
                 span = np.linalg.norm(backbone[i, 1] - backbone[i - 1, 1])
-                step = max(2, int(np.ceil(span / LONGEST_LINK)))
+                step = max(2, int(np.ceil(span / CA_LINK)))
         index[i] = index[i - 1] + step
     return index
 

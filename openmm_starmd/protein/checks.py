@@ -1,17 +1,16 @@
-"""Checks of an input structure, positions and box, and its torsions."""
+"""Checks of what a user hands in: positions and periodic box."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from openmm import app, unit
 
-from openmm_starmd.geometry.residues import CHI_ATOMS
-from openmm_starmd.geometry.torsions import dihedral
-from openmm_starmd.protein.completion import FREE_PSI
 from openmm_starmd.protein.periodic import NARROWEST_BOX
 
 
-def checked_positions(topology: app.Topology, positions) -> np.ndarray:
+def checked_positions(topology: app.Topology, positions: Any) -> np.ndarray:
     """Positions as an array [atoms, 3] in nm.
 
     Parameters
@@ -65,43 +64,3 @@ def box_vectors(topology: app.Topology) -> tuple[unit.Quantity | None, np.ndarra
     if np.diag(vectors).min() < NARROWEST_BOX:
         return None, None
     return box, vectors
-
-
-def measure_torsions(
-    topology: app.Topology, xyz: np.ndarray, backbone: np.ndarray, bonded: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Torsions of a structure, as :class:`openmm_starmd.protein.Protein` describes them.
-
-    Parameters
-    ----------
-    topology : app.Topology
-        N residues under standard names.
-    xyz : np.ndarray [atoms, 3]
-        nm.
-    backbone : np.ndarray [N, 3, 3]
-        N, CA, C, nm.
-    bonded : np.ndarray [N - 1], bool
-
-    Returns
-    -------
-    torsions : np.ndarray [N, 7]
-        φ, ψ, ω, χ1..4, radians.
-    mask : np.ndarray [N, 7], bool
-    """
-    count = len(backbone)
-    torsions, mask = np.zeros((count, 7)), np.zeros((count, 7), dtype=bool)
-    n, ca, c = np.moveaxis(backbone, 1, 0)
-    torsions[1:, 0] = np.where(bonded, dihedral(c[:-1], n[1:], ca[1:], c[1:]), 0.0)
-    torsions[:-1, 1] = np.where(bonded, dihedral(n[:-1], ca[:-1], c[:-1], n[1:]), 0.0)
-    torsions[:-1, 2] = np.where(bonded, dihedral(ca[:-1], c[:-1], n[1:], ca[1:]), 0.0)
-    mask[1:, 0] = mask[:-1, 1] = mask[:-1, 2] = bonded
-    for i, residue in enumerate(topology.residues()):
-        atoms = {atom.name: atom.index for atom in residue.atoms()}
-        if not mask[i, 1]:
-            oxygen = dihedral(n[i], ca[i], c[i], xyz[atoms["O"]]) if "O" in atoms else FREE_PSI - np.pi
-            torsions[i, 1] = np.arctan2(-np.sin(oxygen), -np.cos(oxygen))
-        for k, names in enumerate(CHI_ATOMS.get(residue.name, ())):
-            if all(name in atoms for name in names):
-                torsions[i, 3 + k] = dihedral(*(xyz[atoms[name]] for name in names))
-                mask[i, 3 + k] = True
-    return torsions, mask

@@ -6,17 +6,18 @@ PDBFixer is not asked: from N, CA, C and O alone it built D-amino acids.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-from openmm import app
 
 from openmm_starmd.geometry.ideal import IDEAL, PROLINE_CG_CD, PROLINE_N_CD
-from openmm_starmd.geometry.residues import CHI_ATOMS, HEAVY_ATOMS
+from openmm_starmd.geometry.residues import CARBONYL_ANGLE, CARBONYL_LENGTH, CHI_ATOMS, HEAVY_ATOMS
 from openmm_starmd.geometry.torsions import axes_of, close_ring, frame_axes, rotate_about
 
-# Carbonyl of a residue that came without O: C=O 1.231 Å, CA-C-O 120.1° (Engh and Huber 2001)
-CARBONYL_LENGTH = 0.1231
-CARBONYL_ANGLE = np.deg2rad(120.1)
+if TYPE_CHECKING:
+    from openmm import app
+
+_BEND = np.deg2rad(CARBONYL_ANGLE)
 FREE_PSI = np.deg2rad(135.0)
 
 _REACH, _CONTACT = 1.4, 0.36  # nm
@@ -58,8 +59,8 @@ def ideal_oxygen(backbone: np.ndarray, bonded: np.ndarray) -> np.ndarray:
     # without a next N, this residue's own N marks the plane, and O is turned out of it afterwards
     other = np.where(behind[:, None], following, backbone[:, 0])
     plane = frame_axes(ca - c, other - c)
-    side = np.where(behind, -1.0, 1.0) * np.sin(CARBONYL_ANGLE)
-    direction = np.cos(CARBONYL_ANGLE) * plane[..., 0] + side[:, None] * plane[..., 1]
+    side = np.where(behind, -1.0, 1.0) * np.sin(_BEND)
+    direction = np.cos(_BEND) * plane[..., 0] + side[:, None] * plane[..., 1]
     oxygen = c + CARBONYL_LENGTH * direction
     turn = np.where(behind, 0.0, FREE_PSI - np.pi)
     return rotate_about(oxygen, c, c - ca, turn)

@@ -5,29 +5,30 @@ from __future__ import annotations
 import functools
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from openmm import app, unit
 
-from openmm_starmd.geometry.residues import AMINO_ACIDS, BACKBONE, THREE_TO_ONE
+from openmm_starmd.geometry.residues import AMINO_ACIDS, BACKBONE
 from openmm_starmd.protein.backmap import GEOMETRIES, BackMap
-from openmm_starmd.protein.chains import check_backbone, number_residues, split_chains
-from openmm_starmd.protein.checks import box_vectors, checked_positions, measure_torsions
+from openmm_starmd.protein.checks import box_vectors, checked_positions
 from openmm_starmd.protein.completion import build_missing_atoms, ideal_oxygen, missing_heavy_atoms
-from openmm_starmd.protein.periodic import make_whole
-from openmm_starmd.protein.selection import PEPTIDE_BOND, label, select_protein
+from openmm_starmd.protein.residues import Residues, measure_torsions, read_residues
+from openmm_starmd.protein.selection import label
 from openmm_starmd.protein.topologies import ca_topology, protein_topology, restricted_topology
 
 ATOMS = ("ca", "backbone", "heavy")
-_SOLVENT_AND_IONS = set(
-    "HOH WAT H2O SOL DOD TIP TIP2 TIP3 TIP4 TIP5 TP3 TP4 TP5 T3P T4P SPC SPCE OPC "
-    "NA CL K LI RB CS BR IOD F NA+ CL- K+ SOD CLA POT CES LIT RUB IP IM ION NIO CIO "
-    "ACE NME NMA NH2 NHE FOR GOL EDO PEG SO4 PO4 ACT DMS FMT".split()
-)
+_SOLVENT_AND_IONS = """
+HOH WAT H2O SOL DOD TIP TIP2 TIP3 TIP4 TIP5 TP3 TP4 TP5 T3P T4P SPC SPCE OPC
+NA CL K LI RB CS BR IOD F NA+ CL- K+ SOD CLA POT CES LIT RUB IP IM ION NIO CIO
+ACE NME NMA NH2 NHE FOR GOL EDO PEG SO4 PO4 ACT DMS FMT
+"""
 
 
 @dataclass(frozen=True, eq=False)
-class Protein:
+class Protein(Residues):
     """The protein of an OpenMM topology.
 
     Attributes
@@ -41,40 +42,34 @@ class Protein:
     residue_types : np.ndarray [N], int64
         0 to 19 in the order of AMINO_ACIDS, 20 for unknown.
     residue_index : np.ndarray [N], int64
-        Position along the chain: the input's own numbers where they count bonded residues up one by one; a gap in
-        the numbers stays a gap. Insertion codes shift what follows; where the numbers say nothing about a break, the
-        index jumps by the fewest residues that could span it.
+        Position along the chain.
     chain_index : np.ndarray [N], int64
         A chain of the input that holds several molecules is split.
     bonded : np.ndarray [N - 1], bool
-        Whether residue i is peptide-bonded to residue i + 1 (same chain, C-N under 0.2 nm).
+        Whether residue i is peptide-bonded to residue i + 1.
     backbone : np.ndarray [N, 3, 3]
         N, CA, C, nm.
     torsions : np.ndarray [N, 7]
         φ, ψ, ω (of the bond to the next residue), χ1..4, radians; 0 where there is none. Where there is no next
         residue, ψ is masked but holds the angle that O stands for: back-mapping with these torsions changes nothing.
     torsion_mask : np.ndarray [N, 7], bool
+        Which of the torsions exist.
     sequence : str
         One-letter codes, X for unknown, chains joined by "/".
     dropped : tuple of str
         What was left out, "HOH x 8000" and the like.
+
+    Notes
+    -----
+    All that is read of the residues is described, in more detail, by :class:`openmm_starmd.protein.residues.Residues`.
     """
 
     topology: app.Topology
-    positions: np.ndarray
     box: unit.Quantity | None
-    residue_types: np.ndarray
-    residue_index: np.ndarray
-    chain_index: np.ndarray
-    bonded: np.ndarray
-    backbone: np.ndarray
     torsions: np.ndarray
-    torsion_mask: np.ndarray
-    sequence: str
-    dropped: tuple[str, ...]
 
     @classmethod
-    def from_openmm(cls, topology: app.Topology, positions) -> Protein:
+    def from_openmm(cls, topology: app.Topology, positions: Any) -> Protein:
         """Coarse-grain a topology with positions.
 
         Solvent, ions, ligands, caps and nucleic acids are left out, modified residues read as their standard parent,
@@ -98,54 +93,17 @@ class Protein:
         """
         xyz = checked_positions(topology, positions)
         box, vectors = box_vectors(topology)
-        selection = select_protein(topology, xyz, vectors)
-        kept = selection.kept
-        atoms = [atom for selected in kept for atom in selected.atoms.values()]
-        xyz = xyz[[atom.index for atom in atoms]]
-        for atom in np.flatnonzero(~np.isfinite(xyz).all(-1)):
-            raise ValueError(
-                f"{label(atoms[atom].residue)} atom {atoms[atom].name} has no finite position: check the input"
-            )
-        owner = np.repeat(np.arange(len(kept)), [len(selected.atoms) for selected in kept])
-        offsets = np.searchsorted(owner, np.arange(len(kept)))
-        places = [{name: offsets[i] + k for k, name in enumerate(s.atoms)} for i, s in enumerate(kept)]
-        quartet = np.array([[place["N"], place["CA"], place["C"]] for place in places])
-        input_chain = np.array([selected.residue.chain.index for selected in kept])
-        if vectors is not None:
-            xyz = make_whole(xyz, owner, quartet, input_chain, vectors, PEPTIDE_BOND)
-
-        backbone = xyz[quartet]
-        check_backbone(backbone, kept)
-        near = np.linalg.norm(backbone[1:, 0] - backbone[:-1, 2], axis=-1) < PEPTIDE_BOND
-        bonded = near & (input_chain[1:] == input_chain[:-1])
-        chain_index = split_chains(kept, input_chain, bonded)
-        kept_topology = protein_topology(kept, chain_index, bonded, xyz, topology, box)
-        torsions, mask = measure_torsions(kept_topology, xyz, backbone, bonded)
-        letters = [THREE_TO_ONE.get(selected.name, "X") for selected in kept]
-        breaks = np.flatnonzero(np.diff(chain_index)) + 1
+        residues = read_residues(topology, xyz, vectors)
         protein = cls(
-            topology=kept_topology,
-            positions=xyz,
+            **vars(residues),
+            topology=protein_topology(residues, topology, box),
             box=box,
-            residue_types=np.array([selected.type for selected in kept], dtype=np.int64),
-            residue_index=number_residues(kept, chain_index, bonded, backbone),
-            chain_index=chain_index,
-            bonded=bonded,
-            backbone=backbone,
-            torsions=torsions,
-            torsion_mask=mask,
-            sequence="/".join("".join(part) for part in np.split(np.array(letters), breaks)),
-            dropped=selection.dropped,
+            torsions=measure_torsions(residues),
         )
-        notes = protein._notes(selection.renamed, selection.unknown)
+        notes = protein._notes()
         if notes:
             warnings.warn("; ".join(notes), UserWarning, stacklevel=2)
         return protein
-
-    @property
-    def length(self) -> int:
-        """Number of residues."""
-        return len(self.residue_types)
 
     def residue_label(self, i: int) -> str:
         """How messages name residue `i`: "chain A residue ALA 12"."""
@@ -167,7 +125,9 @@ class Protein:
         _check_atoms(atoms)
         return self._ca_topology if atoms == "ca" else self._maps(atoms).topology
 
-    def frame_positions(self, backbone, atoms: str, torsions=None, *, geometry: str = "input") -> np.ndarray:
+    def frame_positions(
+        self, backbone: Any, atoms: str, torsions: ArrayLike | None = None, *, geometry: str = "input"
+    ) -> np.ndarray:
         """Positions of the atoms that a frame holds.
 
         Parameters
@@ -205,7 +165,7 @@ class Protein:
             return self._ideal_backbone_map if atoms == "backbone" else self._ideal_heavy_map
         return self._maps(atoms)
 
-    def backbone_from_frame(self, positions, atoms: str) -> np.ndarray | None:
+    def backbone_from_frame(self, positions: Any, atoms: str) -> np.ndarray | None:
         """N, CA, C [N, 3, 3] picked from a frame's positions, nm; None for "ca", whose frames do not hold them."""
         _check_atoms(atoms)
         if atoms == "ca":
@@ -248,7 +208,7 @@ class Protein:
     def _ideal_heavy_map(self) -> BackMap:
         return self._heavy_map.with_ideal_geometry()
 
-    def _frames(self, what: str, values, last: tuple[int, ...]) -> np.ndarray:
+    def _frames(self, what: str, values: Any, last: tuple[int, ...]) -> np.ndarray:
         """Values [N, *last] of one frame or of several."""
         leading = np.shape(values)[:1] if np.ndim(values) == len(last) + 2 else ()
         return _shaped(what, values, (*leading, self.length, *last))
@@ -256,7 +216,7 @@ class Protein:
     def _maps(self, atoms: str) -> BackMap:
         return self._backbone_map if atoms == "backbone" else self._heavy_map
 
-    def _notes(self, renamed: tuple[str, ...], unknown: tuple[str, ...]) -> list[str]:
+    def _notes(self) -> list[str]:
         """What the warning says, one clause each."""
         same_chain = self.chain_index[1:] == self.chain_index[:-1]
         breaks = [self.residue_label(int(i)) for i in np.flatnonzero(same_chain & ~self.bonded)]
@@ -264,8 +224,8 @@ class Protein:
         notes = []
         for intro, items in (
             ("left out: ", self.dropped),
-            ("read as their standard parent: ", renamed),
-            ("kept as unknown residues: ", unknown),
+            ("read as their standard parent: ", self.renamed),
+            ("kept as unknown residues: ", self.unknown),
             ("chain broken (marked, not bridged) after ", breaks),
             ("heavy atoms are missing (and completed when asked for) in ", lacking),
         ):
@@ -298,7 +258,8 @@ def describe_differences(protein: Protein, max_length: int, multichain: bool) ->
     if chains > 1 and not multichain:
         differences.append(f"has {chains} chains (trained on single chains)")
     names = [entry.rsplit(" x ", 1)[0] for entry in protein.dropped]
-    cofactors = [name for name in names if name.strip().upper() not in _SOLVENT_AND_IONS and " " not in name.strip()]
+    expected = _SOLVENT_AND_IONS.split()
+    cofactors = [name for name in names if name.strip().upper() not in expected and " " not in name.strip()]
     if cofactors:
         differences.append(f"lost what it was bound to ({', '.join(cofactors)})")
     unknown = int((protein.residue_types == len(AMINO_ACIDS)).sum())
@@ -314,7 +275,7 @@ def _check_atoms(atoms: str) -> None:
         raise ValueError(f"atoms must be one of {', '.join(ATOMS)}, not {atoms!r}")
 
 
-def _shaped(what: str, values, shape: tuple[int, ...]) -> np.ndarray:
+def _shaped(what: str, values: Any, shape: tuple[int, ...]) -> np.ndarray:
     if isinstance(values, unit.Quantity):
         values = values.value_in_unit(unit.nanometer)
     array = np.asarray(values, dtype=np.float64)

@@ -1,30 +1,37 @@
-"""Which residues of an OpenMM topology are protein, under which standard names, and what is left out."""
+"""Which residues of a topology are protein, under which standard names, and what is left out."""
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from openmm_starmd.geometry.residues import (
     ALTERNATIVE_BACKBONE_ATOMS,
-    ALTERNATIVE_NAMES,
     ALTERNATIVE_SIDE_CHAIN_ATOMS,
     AMINO_ACIDS,
     HEAVY_ATOMS,
+    PEPTIDE_BOND,
     SELENIUM,
     UNKNOWN,
+    canonical_name,
+    spellings,
 )
 from openmm_starmd.protein.periodic import nearest_image
 
 if TYPE_CHECKING:
     from openmm import app
 
-PEPTIDE_BOND = 0.2
-"""Longest C-N distance of a peptide bond, nm; the ideal is 0.133, and 0.2 leaves room for strained inputs."""
+
+class HasResidues(Protocol):
+    """OpenMM's topology, or :class:`openmm_starmd.protein.views.View` of mdtraj's."""
+
+    def residues(self) -> Iterator[Any]:
+        """Residues with name, id, insertionCode, chain and atoms(), as OpenMM names them."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +97,10 @@ def standard_name(name: str) -> tuple[str | None, bool]:
     # imported late: PDBFixer builds its templates at import
     from pdbfixer.pdbfixer import substitutions
 
-    name = name.strip().upper()
-    # Amber's terminal residues are NALA, CALA, NHID and so on
-    spellings = (name, name[1:]) if len(name) == 4 and name[0] in "NC" else (name,)
-    for spelling in spellings:
-        if spelling in HEAVY_ATOMS:
-            return spelling, False
-        if spelling in ALTERNATIVE_NAMES:
-            return ALTERNATIVE_NAMES[spelling], spelling in SELENIUM
+    canonical = canonical_name(name)
+    if canonical is not None:
+        return canonical, any(spelling in SELENIUM for spelling in spellings(name))
+    for spelling in spellings(name):
         if substitutions.get(spelling) in HEAVY_ATOMS:
             return substitutions[spelling], True
     return None, False
@@ -110,12 +113,12 @@ def label(residue: app.topology.Residue, name: str | None = None) -> str:
     return f"chain {chain or f'#{residue.chain.index + 1}'} residue {name or residue.name} {residue.id}{code}"
 
 
-def select_protein(topology: app.Topology, positions: np.ndarray, vectors: np.ndarray | None) -> Selection:
+def select_protein(topology: HasResidues, positions: np.ndarray, vectors: np.ndarray | None) -> Selection:
     """Find the protein residues of a topology.
 
     Parameters
     ----------
-    topology : app.Topology
+    topology : HasResidues
     positions : np.ndarray [atoms, 3]
         nm.
     vectors : np.ndarray [3, 3] or None
@@ -130,10 +133,58 @@ def select_protein(topology: app.Topology, positions: np.ndarray, vectors: np.nd
     ValueError
         If an amino acid lacks N, CA or C, or there are fewer than three residues.
     """
-    candidates: list[Selected | None] = []
-    dropped: Counter[str] = Counter()
-    extra: Counter[str] = Counter()
-    renamed: Counter[str] = Counter()
+    found = _find_candidates(topology)
+    kept: list[Selected] = []
+    unknown: list[str] = []
+    for i, candidate in enumerate(found.residues):
+        if candidate is None:
+            continue
+        if candidate.type == UNKNOWN:
+            if not _in_chain(candidate, found.neighbours(i), positions, vectors):
+                # a ligand whose atoms happen to be called N, CA and C
+                found.dropped[candidate.residue.name] += 1
+                continue
+            unknown.append(label(candidate.residue))
+        if kept and _same_place(kept[-1], candidate, positions):
+            found.dropped[f"{candidate.residue.name} (alternative to {label(kept[-1].residue)})"] += 1
+            continue
+        kept.append(candidate)
+    if len(kept) < 3:
+        raise ValueError(_too_few_message(topology, kept))
+    counted = [f"{what} x {count}" for what, count in (found.dropped + found.extra).most_common()]
+    read = [what if count == 1 else f"{what} x {count}" for what, count in found.renamed.most_common()]
+    return Selection(kept, tuple(counted), tuple(read), tuple(unknown))
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Residues that could be protein, and what is left out and renamed so far.
+
+    Attributes
+    ----------
+    residues : list of Selected or None
+        In the input's order; None for one that is no protein.
+    dropped : Counter
+        By residue name.
+    extra : Counter
+        Atoms that the standard residue does not have.
+    renamed : Counter
+        "MSE as MET".
+    """
+
+    residues: list[Selected | None] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    extra: Counter[str] = field(default_factory=Counter)
+    renamed: Counter[str] = field(default_factory=Counter)
+
+    def neighbours(self, i: int) -> tuple[Selected | None, Selected | None]:
+        """The candidates before and behind the one of index `i`."""
+        return (self.residues[i - 1] if i else None, self.residues[i + 1] if i + 1 < len(self.residues) else None)
+
+
+def _find_candidates(topology: HasResidues) -> _Candidates:
+    """Residues with N, CA and C; ValueError if an amino acid lacks one of them."""
+    found = _Candidates()
     incomplete: list[tuple[app.topology.Residue, list[str]]] = []
     for residue in topology.residues():
         if next(residue.atoms(), None) is None:
@@ -144,38 +195,17 @@ def select_protein(topology: app.Topology, positions: np.ndarray, vectors: np.nd
         if missing and name is not None:
             incomplete.append((residue, missing))
         elif missing:
-            candidates.append(None)
-            dropped[residue.name] += 1
+            found.residues.append(None)
+            found.dropped[residue.name] += 1
         else:
-            candidates.append(selected)
+            found.residues.append(selected)
             if modified:
-                renamed[f"{residue.name} as {name}"] += 1
+                found.renamed[f"{residue.name} as {name}"] += 1
             if left_out:
-                extra[f"{residue.name} atoms {', '.join(left_out)}"] += 1
+                found.extra[f"{residue.name} atoms {', '.join(left_out)}"] += 1
     if incomplete:
         raise ValueError(_incomplete_message(incomplete))
-
-    kept: list[Selected] = []
-    unknown: list[str] = []
-    for i, candidate in enumerate(candidates):
-        if candidate is None:
-            continue
-        if candidate.type == UNKNOWN:
-            neighbours = (candidates[i - 1] if i else None, candidates[i + 1] if i + 1 < len(candidates) else None)
-            if not _in_chain(candidate, neighbours, positions, vectors):
-                # a ligand whose atoms happen to be called N, CA and C
-                dropped[candidate.residue.name] += 1
-                continue
-            unknown.append(label(candidate.residue))
-        if kept and _same_place(kept[-1], candidate, positions):
-            dropped[f"{candidate.residue.name} (alternative to {label(kept[-1].residue)})"] += 1
-            continue
-        kept.append(candidate)
-    if len(kept) < 3:
-        raise ValueError(_too_few_message(topology, kept))
-    counted = [f"{what} x {count}" for what, count in (dropped + extra).most_common()]
-    read = [what if count == 1 else f"{what} x {count}" for what, count in renamed.most_common()]
-    return Selection(kept, tuple(counted), tuple(read), tuple(unknown))
+    return found
 
 
 def _heavy_atoms(residue: app.topology.Residue, name: str | None) -> tuple[Selected, list[str]]:
@@ -211,7 +241,12 @@ def _same_place(first: Selected, second: Selected, positions: np.ndarray) -> boo
     return bool(np.linalg.norm(positions[first.atoms["CA"].index] - positions[second.atoms["CA"].index]) < 0.1)
 
 
-def _in_chain(candidate: Selected, neighbours: tuple, positions: np.ndarray, vectors: np.ndarray | None) -> bool:
+def _in_chain(
+    candidate: Selected,
+    neighbours: tuple[Selected | None, Selected | None],
+    positions: np.ndarray,
+    vectors: np.ndarray | None,
+) -> bool:
     """Whether a residue is peptide-bonded to the one before or behind it."""
     before, behind = neighbours
     bonds = []
@@ -228,7 +263,7 @@ def _in_chain(candidate: Selected, neighbours: tuple, positions: np.ndarray, vec
     return False
 
 
-def _incomplete_message(incomplete: list) -> str:
+def _incomplete_message(incomplete: list[tuple[app.topology.Residue, list[str]]]) -> str:
     residue, missing = incomplete[0]
     others = f" (and {len(incomplete) - 1} more residues)" if len(incomplete) > 1 else ""
     plural = "s" if len(missing) > 1 else ""
@@ -242,7 +277,7 @@ def _incomplete_message(incomplete: list) -> str:
     return f"{label(residue)} lacks backbone atom{plural} {', '.join(missing)}{others}: {way_out}"
 
 
-def _too_few_message(topology: app.Topology, kept: list[Selected]) -> str:
+def _too_few_message(topology: HasResidues, kept: list[Selected]) -> str:
     names = [name for name, _ in Counter(residue.name for residue in topology.residues()).most_common(8)]
     if not kept:
         return f"the topology holds no protein residue (it holds {', '.join(names)}): StarMD moves proteins only"

@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from openmm import app, unit
 from openmm.app import element
 
-from openmm_starmd.geometry.residues import BACKBONE_BONDS, SIDE_CHAIN_BONDS
-from openmm_starmd.protein.selection import Selected
+from openmm_starmd.geometry.residues import BACKBONE_BONDS, DISULFIDE, SIDE_CHAIN_BONDS
+from openmm_starmd.protein.residues import Residues
 
-DISULFIDE = 0.25
-"""Longest S-S distance of a disulfide, nm; the ideal is 0.205."""
 _ELEMENTS = {"N": element.nitrogen, "C": element.carbon, "O": element.oxygen, "S": element.sulfur}
+_Bonds: TypeAlias = dict[tuple[int, int], tuple[app.topology.Atom, app.topology.Atom]]
 
 
-def protein_topology(
-    kept: list[Selected],
-    chain_index: np.ndarray,
-    bonded: np.ndarray,
-    xyz: np.ndarray,
-    source: app.Topology,
-    box: unit.Quantity | None,
-) -> app.Topology:
-    """Topology of the kept residues.
+def protein_topology(residues: Residues, source: app.Topology, box: unit.Quantity | None) -> app.Topology:
+    """Topology of the kept residues, with peptide bonds as `residues` says, whatever the input does.
 
     Parameters
     ----------
-    kept : list of Selected
-        N residues.
-    chain_index : np.ndarray [N]
-    bonded : np.ndarray [N - 1], bool
-        Where peptide bonds go, whatever the input says.
-    xyz : np.ndarray [atoms, 3]
-        Positions of the kept atoms, nm.
+    residues : Residues
+        Read from `source`.
     source : app.Topology
-        The input, for bonds between residues and inside unknown ones.
+        The input, for identifiers, elements, bonds between residues, and bonds inside unknown ones.
     box : Quantity or None
         Periodic box vectors.
 
@@ -46,38 +35,32 @@ def protein_topology(
     """
     topology = app.Topology()
     topology.setPeriodicBoxVectors(box)
+    by_index = {atom.index: atom for atom in source.atoms()}
+    old = [by_index[index] for index in residues.atoms.tolist()]
     new: dict[app.topology.Atom, app.topology.Atom] = {}
     named: list[dict[str, app.topology.Atom]] = []
-    for i, selected in enumerate(kept):
-        if i == 0 or chain_index[i] != chain_index[i - 1]:
-            chain = topology.addChain(selected.residue.chain.id)
-        residue = topology.addResidue(selected.name, chain, selected.residue.id, selected.residue.insertionCode)
-        named.append({})
-        for name, atom in selected.atoms.items():
-            kind = _ELEMENTS[name[0]] if selected.name in SIDE_CHAIN_BONDS else atom.element or _ELEMENTS[name[0]]
-            named[i][name] = new[atom] = topology.addAtom(name, kind, residue)
+    for atom, name, owner in zip(old, residues.atom_names, residues.owner.tolist(), strict=True):
+        if owner == len(named):
+            if owner == 0 or residues.chain_index[owner] != residues.chain_index[owner - 1]:
+                chain = topology.addChain(atom.residue.chain.id)
+            residue = topology.addResidue(residues.names[owner], chain, atom.residue.id, atom.residue.insertionCode)
+            named.append({})
+        known = residue.name in SIDE_CHAIN_BONDS
+        kind = _ELEMENTS[name[0]] if known else atom.element or _ELEMENTS[name[0]]
+        named[owner][name] = new[atom] = topology.addAtom(name, kind, residue)
 
-    bonds: dict[tuple[int, int], tuple[app.topology.Atom, app.topology.Atom]] = {}
-    for atoms in named:
-        name = next(iter(atoms.values())).residue.name
-        for first, second in standard_bonds(name):
-            if first in atoms and second in atoms:
-                _add(bonds, atoms[first], atoms[second])
-    for before, behind, joined in zip(named[:-1], named[1:], bonded, strict=True):
-        if joined:
-            _add(bonds, before["C"], behind["N"])
+    bonds: _Bonds = {}
+    for atoms, name in zip(named, residues.names, strict=True):
+        _add_standard(bonds, atoms, name)
+    for i in np.flatnonzero(residues.bonded):
+        _add(bonds, named[i]["C"], named[i + 1]["N"])
     for first, second in source.bonds():
-        if first in new and second in new:
-            a, b = new[first], new[second]
-            inside = a.residue is b.residue
-            peptide = {a.name, b.name} == {"C", "N"} and abs(a.residue.index - b.residue.index) == 1
-            if (inside and a.residue.name not in SIDE_CHAIN_BONDS) or not (inside or peptide):
-                _add(bonds, a, b)
+        if first in new and second in new and not _known_bond(new[first], new[second]):
+            _add(bonds, new[first], new[second])
     sulfurs = [atoms["SG"] for atoms in named if "SG" in atoms]
-    for k, first in enumerate(sulfurs):
-        for second in sulfurs[k + 1 :]:
-            if np.linalg.norm(xyz[first.index] - xyz[second.index]) < DISULFIDE:
-                _add(bonds, first, second)
+    for first, second in itertools.combinations(sulfurs, 2):
+        if np.linalg.norm(residues.positions[first.index] - residues.positions[second.index]) < DISULFIDE:
+            _add(bonds, first, second)
     for first, second in bonds.values():
         topology.addBond(first, second)
     return topology
@@ -118,7 +101,7 @@ def restricted_topology(
     restricted = app.Topology()
     restricted.setPeriodicBoxVectors(topology.getPeriodicBoxVectors())
     new: dict[app.topology.Atom, app.topology.Atom] = {}
-    bonds: dict[tuple[int, int], tuple[app.topology.Atom, app.topology.Atom]] = {}
+    bonds: _Bonds = {}
     rows = []
     for chain in topology.chains():
         new_chain = restricted.addChain(chain.id)
@@ -133,9 +116,7 @@ def restricted_topology(
                 rows.append(own[name])
                 if name in old:
                     new[old[name]] = made[name]
-            for first, second in standard_bonds(residue.name):
-                if first in made and second in made:
-                    _add(bonds, made[first], made[second])
+            _add_standard(bonds, made, residue.name)
     for first, second in topology.bonds():
         if first in new and second in new:
             _add(bonds, new[first], new[second])
@@ -159,5 +140,20 @@ def ca_topology(topology: app.Topology, bonded: np.ndarray) -> app.Topology:
     return alone
 
 
-def _add(bonds: dict, first: app.topology.Atom, second: app.topology.Atom) -> None:
-    bonds.setdefault(tuple(sorted((first.index, second.index))), (first, second))
+def _known_bond(first: app.topology.Atom, second: app.topology.Atom) -> bool:
+    """Whether two atoms are of a standard residue, or C and N of neighbours: their bonds do not follow the input."""
+    if first.residue is second.residue:
+        return first.residue.name in SIDE_CHAIN_BONDS
+    return {first.name, second.name} == {"C", "N"} and abs(first.residue.index - second.residue.index) == 1
+
+
+def _add_standard(bonds: _Bonds, atoms: Mapping[str, app.topology.Atom], residue: str) -> None:
+    """Add the bonds of a residue, of which the atoms are there by name."""
+    for first, second in standard_bonds(residue):
+        if first in atoms and second in atoms:
+            _add(bonds, atoms[first], atoms[second])
+
+
+def _add(bonds: _Bonds, first: app.topology.Atom, second: app.topology.Atom) -> None:
+    low, high = sorted((first.index, second.index))
+    bonds.setdefault((low, high), (first, second))

@@ -220,10 +220,11 @@ def _check_rollout(loaded: Weights, frames: int) -> Iterator[Check]:
     import openmm.app
 
     from openmm_starmd.analysis.validity import judge
+    from openmm_starmd.files.reading import read_structure
     from openmm_starmd.protein.protein import Protein
     from openmm_starmd.rollout import make_rollout
 
-    pdb = openmm.app.PDBFile(str(Path(openmm.app.__file__).parent / "data" / "test.pdb"))
+    pdb = read_structure(Path(openmm.app.__file__).parent / "data" / "test.pdb")
     with warnings.catch_warnings():
         # the file has water in it
         warnings.simplefilter("ignore")

@@ -36,7 +36,7 @@ class Average:
             return full_state(self.root)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`full` gave, whatever the number of processes it was gathered from."""
+        """Load what :meth:`full` gave, whatever the number of processes it was gathered from."""
         with self._swapped():
             load_full_state(self.root, state)
 

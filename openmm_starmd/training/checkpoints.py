@@ -1,28 +1,29 @@
-"""What a training run leaves on disk while it goes on: log, weights, checkpoint."""
+"""What a training run keeps on disk: log, weights, checkpoint."""
 
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
 
-from openmm_starmd.files.writing import write_text
+from openmm_starmd.files.cutting import cut_lines, whole_lines
+from openmm_starmd.files.writing import replacing, write_text
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import save_weights
-from openmm_starmd.training.extra import Callback
+from openmm_starmd.training.lightning_import import Callback
 from openmm_starmd.training.module import StarMDModule
 from openmm_starmd.training.settings import Recipe
 
 CHECKPOINT = "last.ckpt"
 
 
-class Keeper(Callback):
+class Checkpointing(Callback):
     """Writes a row of the log, the averaged weights and the checkpoint when each is due.
 
     The order makes any moment a good one to be killed: the log's rows and the weights of a step are on disk before the
@@ -35,8 +36,7 @@ class Keeper(Callback):
     recipe : Recipe
     config : ModelConfig
         Of the weights.
-    rows : RunLog
-        The log.
+    log : RunLog
     start : int
         Steps done before.
     validate : callable, optional
@@ -50,12 +50,12 @@ class Keeper(Callback):
         folder: Path,
         recipe: Recipe,
         config: ModelConfig,
-        rows: RunLog,
+        log: RunLog,
         start: int,
         validate: Callable[[Network], Mapping[str, float]] | None,
         progress: bool,
     ) -> None:
-        self.folder, self.recipe, self.config, self.rows = folder, recipe, config, rows
+        self.folder, self.recipe, self.config, self.run_log = folder, recipe, config, log
         self.step, self.validate, self.progress = start, validate, progress
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -79,11 +79,11 @@ class Keeper(Callback):
             if trainer.is_global_zero:
                 row.update(self.validate(network_of(averaged, self.config)))
         if row and trainer.is_global_zero:
-            self.rows.write(self.step, row)
+            self.run_log.write(self.step, row)
             for logger in trainer.loggers:
                 logger.log_metrics(row, self.step)
         if last or self.step % self.recipe.save_every == 0:
-            pl_module.check()  # what is not finite must not get into weights and checkpoint
+            pl_module.check()  # before weights and checkpoint are replaced by numbers that are not finite
             averaged = pl_module.average.full() if averaged is None else averaged
             if trainer.is_global_zero:
                 save_weights(self.folder / "weights", network_of(averaged, self.config), self.config)
@@ -100,11 +100,11 @@ class Keeper(Callback):
         return {**means, "learning_rate": trainer.optimizers[0].param_groups[0]["lr"]}
 
     def _save(self, trainer: Any) -> None:
-        """Write the checkpoint under another name and rename it when it is whole."""
-        temporary = self.folder / f".partial-{CHECKPOINT}"
-        trainer.save_checkpoint(temporary, weights_only=False)
-        if trainer.is_global_zero:
-            os.replace(temporary, self.folder / CHECKPOINT)
+        """Replace the checkpoint, whole or not at all."""
+        path = self.folder / CHECKPOINT
+        # every process gathers its part of the state; only the first writes, and its path is the one that counts
+        with replacing(path) if trainer.is_global_zero else nullcontext(path) as temporary:
+            trainer.save_checkpoint(temporary, weights_only=False)
 
 
 def network_of(state: Mapping[str, Tensor], config: ModelConfig) -> Network:
@@ -131,19 +131,16 @@ class RunLog:
 
     def begin(self, step: int) -> None:
         """Keep the rows up to `step`, drop later ones and a torn last line; start the file if there is none."""
-        rows = []
-        if step > 0 and self.path.exists():
-            # a kill in mid-write leaves a last line without its end
-            lines = [line for line in self.path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-            if not lines or next(csv.reader(lines[:1])) != self.columns:
-                raise ValueError(
-                    f"{self.path} is not the log of this run: its columns are not {', '.join(self.columns)}"
-                )
-            rows = [line for line in lines[1:] if int(line.split(",", 1)[0]) <= step]
-        write_text(self.path, ",".join(self.columns) + "\n" + "".join(rows))
+        if step == 0 or not self.path.exists():
+            write_text(self.path, ",".join(self.columns) + "\n")
+            return
+        lines = whole_lines(self.path)
+        if not lines or next(csv.reader(lines[:1])) != self.columns:
+            raise ValueError(f"{self.path} is not the log of this run: its columns are not {', '.join(self.columns)}")
+        cut_lines(self.path, 1 + sum(int(line.split(",", 1)[0]) <= step for line in lines[1:]))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Append a row; columns without a value stay empty."""
         row = [str(step), *(repr(values[name]) if name in values else "" for name in self.columns[1:])]
-        with open(self.path, "a") as file:
+        with self.path.open("a") as file:
             file.write(",".join(row) + "\n")

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
+from openmm_starmd.data.batches import Batch, Plan
 from openmm_starmd.data.trajectories import ProteinData
-from openmm_starmd.data.windows import Batch, Plan, WindowDataset
+from openmm_starmd.data.windows import WindowDataset
 from openmm_starmd.model.network import Network
 from openmm_starmd.training.objective import objective
 from openmm_starmd.training.parallelism import mixed_precision

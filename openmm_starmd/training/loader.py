@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from openmm_starmd.data.windows import Batch, WindowDataset
-from openmm_starmd.training.extra import lightning
+from openmm_starmd.data.batches import Batch
+from openmm_starmd.data.windows import WindowDataset
+from openmm_starmd.training.lightning_import import lightning
 
 
-class Share:
+class RankBatch:
     """One batch with its place in the training step.
 
     Not a dataclass: Lightning's FSDP precision would try to take it apart.
@@ -30,12 +31,12 @@ class Share:
     def __init__(self, batch: Batch, counted: int, first: bool) -> None:
         self.batch, self.counted, self.first = batch, counted, first
 
-    def to(self, device: torch.device | str) -> Share:
+    def to(self, device: torch.device | str) -> RankBatch:
         """The same on `device`."""
-        return Share(self.batch.to(device), self.counted, self.first)
+        return RankBatch(self.batch.to(device), self.counted, self.first)
 
 
-class Shares(IterableDataset[Share]):
+class RankBatches(IterableDataset[RankBatch]):
     """The batches of one process, without end.
 
     Step n consists of the batches (n, 0), (n, 1), ... of the dataset. Process r of w works on r, r + w, r + 2w, ..., so
@@ -55,17 +56,17 @@ class Shares(IterableDataset[Share]):
     def __init__(self, dataset: WindowDataset, start: int, accumulate: int, rank: int = 0, world: int = 1) -> None:
         self.dataset, self.start, self.accumulate, self.rank, self.world = dataset, start, accumulate, rank, world
 
-    def __iter__(self) -> Iterator[Share]:
+    def __iter__(self) -> Iterator[RankBatch]:
         worker = get_worker_info()
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for number in itertools.count(self.start * self.accumulate + first, stride):
             step, place = divmod(number, self.accumulate)
             plans = [self.dataset.plan(step, p * self.world + self.rank) for p in range(self.accumulate)]
-            yield Share(self.dataset.read(plans[place]), sum(plan.counted for plan in plans), place == 0)
+            yield RankBatch(self.dataset.read(plans[place]), sum(plan.counted for plan in plans), place == 0)
 
 
-class Data(lightning.LightningDataModule):
-    """Hands the trainer its process's share.
+class RankData(lightning.LightningDataModule):
+    """Hands the trainer the batches of its process.
 
     Parameters
     ----------
@@ -81,12 +82,12 @@ class Data(lightning.LightningDataModule):
         super().__init__()
         self.dataset, self.start, self.accumulate, self.workers = dataset, start, accumulate, workers
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> DataLoader[RankBatch]:
         """Batches from the first step on; the trainer says when to stop."""
         trainer: Any = self.trainer
-        shares = Shares(self.dataset, self.start, self.accumulate, trainer.global_rank, trainer.world_size)
-        return DataLoader(shares, batch_size=None, num_workers=self.workers, persistent_workers=self.workers > 0)
+        batches = RankBatches(self.dataset, self.start, self.accumulate, trainer.global_rank, trainer.world_size)
+        return DataLoader(batches, batch_size=None, num_workers=self.workers, persistent_workers=self.workers > 0)
 
-    def transfer_batch_to_device(self, batch: Share, device: torch.device, dataloader_idx: int) -> Share:
+    def transfer_batch_to_device(self, batch: RankBatch, device: torch.device, dataloader_idx: int) -> RankBatch:
         """Move a batch; Lightning does not know how to."""
         return batch.to(device)

@@ -13,6 +13,7 @@ from torch import Tensor
 from openmm_starmd.diffusion import igso3
 from openmm_starmd.diffusion.schedule import Schedule
 from openmm_starmd.geometry.heavy_atoms import heavy_atoms, present, symmetric_torsions
+from openmm_starmd.geometry.residues import BOND_LENGTHS, CARBONYL_ANGLE, CARBONYL_LENGTH
 from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids
 from openmm_starmd.geometry.so3 import log_map
 
@@ -207,17 +208,14 @@ def backbone_atoms(rigids: Rigids, psi: Tensor | None = None) -> Tensor:
     atoms = backbone_from_rigids(rigids)
     if psi is None:
         return atoms
-    # O lies opposite the next N, hence ψ + 180° about CA→C; C=O 1.231 Å, CA-C-O 120.1° (Engh and Huber 2001)
-    bend = math.radians(180 - 120.1)
-    c = IDEAL_C_X + 0.1231 * math.cos(bend)
-    radius = 0.1231 * math.sin(bend)
+    # O lies opposite the next N, hence ψ + 180° about CA→C
+    bend = math.radians(180 - CARBONYL_ANGLE)
+    c = BOND_LENGTHS["CA-C"] + CARBONYL_LENGTH * math.cos(bend)
+    radius = CARBONYL_LENGTH * math.sin(bend)
     # N lies at azimuth 0 (+y) about x; azimuths grow from y towards z
     sine, cosine = -psi[..., 0], -psi[..., 1]
     local = torch.stack([torch.full_like(sine, c), radius * cosine, radius * sine], dim=-1)
     return torch.cat([atoms, rigids.apply(local)[..., None, :]], dim=-2)
-
-
-IDEAL_C_X = 0.1525  # nm, C on the residue's x axis
 
 
 def coordinate_loss(points: Tensor, true_points: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 
 from openmm_starmd.model.network import Network
 from openmm_starmd.training.average import Average
-from openmm_starmd.training.extra import lightning
-from openmm_starmd.training.loader import Share
+from openmm_starmd.training.lightning_import import lightning
+from openmm_starmd.training.loader import RankBatch
 from openmm_starmd.training.objective import objective_sums, weighted
 from openmm_starmd.training.settings import OptimizerSettings, Recipe
 
@@ -60,7 +60,7 @@ class StarMDModule(lightning.LightningModule):
         self._steps = 0
 
     def on_train_start(self) -> None:
-        """Take over or begin the average, now that the strategy has placed the parameters."""
+        """Restore or begin the average, now that the strategy has placed the parameters."""
         root = self.trainer.model
         self.average = Average(root if isinstance(root, FullyShardedDataParallel) else self)
         self._totals = self._totals.to(self.device)
@@ -71,17 +71,17 @@ class StarMDModule(lightning.LightningModule):
             self._steps = self._restored["steps"]
             self._restored = None
 
-    def training_step(self, share: Share, index: int) -> Tensor:
-        """This batch's part of the step's loss."""
+    def training_step(self, part: RankBatch, index: int) -> Tensor:
+        """Part of the step's loss that falls to one batch."""
         settings = self.recipe.objective
-        if share.first:
-            counted = torch.tensor(float(share.counted), dtype=torch.float64, device=self.device)
+        if part.first:
+            counted = torch.tensor(float(part.counted), dtype=torch.float64, device=self.device)
             self._count = self._sum_over_processes(counted).clamp(min=1)
-        sums, _ = objective_sums(self.network, share.batch, settings)
+        sums, _ = objective_sums(self.network, part.batch, settings)
         total = weighted(sums, settings) / self._count.to(torch.float32)
         with torch.no_grad():
             terms = [total, *(sums[name] / self._count for name, _ in settings.weights), total.new_zeros(())]
-            terms = [*terms, total.new_tensor(share.batch.target.numel() * share.batch.features.length)]
+            terms = [*terms, total.new_tensor(part.batch.target.numel() * part.batch.features.length)]
             self._step_terms += torch.stack([term.detach().double() for term in terms])
         # what DDP and FSDP take off by averaging over processes, and Lightning by averaging over batches
         return total * (self.trainer.world_size * self.recipe.accumulate)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from openmm_starmd.data.windows import Batch
+from openmm_starmd.data.batches import Batch
 from openmm_starmd.diffusion import igso3
 from openmm_starmd.diffusion.process import forward_noise
 from openmm_starmd.geometry.rigid import Rigids

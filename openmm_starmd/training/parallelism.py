@@ -1,4 +1,4 @@
-"""On what a training runs: devices, processes and nodes, and how they share the work. Lightning does the sharing."""
+"""Devices, processes and nodes that a training runs on, and how Lightning shares the work among them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 from torch.distributed.fsdp import MixedPrecision
 
 from openmm_starmd.model.network import Block
-from openmm_starmd.training.extra import lightning
+from openmm_starmd.training.lightning_import import lightning
 from openmm_starmd.training.settings import Recipe
 
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -21,8 +22,10 @@ LOGGERS = ("csv", "tensorboard")
 
 
 @dataclass(frozen=True)
-class Machines:
-    """Where a training runs. None of it changes what is learned, but for rounding, if the batches per step stay.
+class Parallelism:
+    """Devices and processes of a training run.
+
+    None of them changes what is learned, but for rounding, as long as the number of batches per step stays.
 
     Attributes
     ----------
@@ -83,12 +86,12 @@ def mixed_precision(recipe: Recipe, on_gpu: bool) -> bool:
     return recipe.precision == "bf16" or (recipe.precision == "auto" and on_gpu)
 
 
-def make_trainer(machines: Machines, recipe: Recipe, output: Path, callbacks: list[Any], done: int) -> Any:
+def make_trainer(parallelism: Parallelism, recipe: Recipe, output: Path, callbacks: list[Any], done: int) -> Any:
     """Lightning's trainer for a run.
 
     Parameters
     ----------
-    machines : Machines
+    parallelism : Parallelism
     recipe : Recipe
     output : Path
         Folder of the run.
@@ -102,21 +105,21 @@ def make_trainer(machines: Machines, recipe: Recipe, output: Path, callbacks: li
     """
     plugins: list[Any] = []
     if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
-        # the run's own checkpoint resumes it; Lightning's would be a second one that nothing here keeps whole
+        # a requeued job resumes from the run's own checkpoint; Lightning would write a second one, and not whole
         plugins.append(SLURMEnvironment(auto_requeue=False))
     logger: Any = False
-    if machines.logger == "tensorboard":
+    if parallelism.logger == "tensorboard":
         try:
             logger = TensorBoardLogger(output, name="", version="tensorboard", purge_step=done + 1)
         except ModuleNotFoundError as error:
             raise ImportError("the logger tensorboard needs TensorBoard: pip install tensorboard") from error
     return lightning.Trainer(
         max_steps=recipe.steps,
-        accelerator="gpu" if machines.on_gpu else "cpu",
-        devices=machines.processes_per_node,
-        num_nodes=machines.nodes,
-        strategy=_strategy(machines, recipe),
-        precision="bf16-mixed" if mixed_precision(recipe, machines.on_gpu) else "32-true",
+        accelerator="gpu" if parallelism.on_gpu else "cpu",
+        devices=parallelism.processes_per_node,
+        num_nodes=parallelism.nodes,
+        strategy=_strategy(parallelism, recipe),
+        precision="bf16-mixed" if mixed_precision(recipe, parallelism.on_gpu) else "32-true",
         accumulate_grad_batches=recipe.accumulate,
         plugins=plugins,
         callbacks=callbacks,
@@ -129,10 +132,10 @@ def make_trainer(machines: Machines, recipe: Recipe, output: Path, callbacks: li
     )
 
 
-def _strategy(machines: Machines, recipe: Recipe) -> Strategy | str:
-    if machines.strategy == "auto" and machines.processes_per_node * machines.nodes == 1:
+def _strategy(parallelism: Parallelism, recipe: Recipe) -> Strategy | str:
+    if parallelism.strategy == "auto" and parallelism.processes_per_node * parallelism.nodes == 1:
         return "auto"
-    if machines.strategy == "fsdp":
+    if parallelism.strategy == "fsdp":
         # Autocast chooses what runs in bf16. FSDP's own casting would take coordinates and gradients with it.
         single = MixedPrecision(param_dtype=torch.float32, reduce_dtype=torch.float32, buffer_dtype=torch.float32)
         return FSDPStrategy(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -16,14 +15,14 @@ import torch
 from openmm_starmd.data.folders import open_data
 from openmm_starmd.data.trajectories import ProteinData
 from openmm_starmd.data.windows import WindowDataset
-from openmm_starmd.files.writing import lock, write_text
+from openmm_starmd.files.writing import lock, replacing_folder, sweep, write_text
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import find_weights, save_weights
-from openmm_starmd.training.checkpoints import CHECKPOINT, Keeper, RunLog
-from openmm_starmd.training.loader import Data
+from openmm_starmd.training.checkpoints import CHECKPOINT, Checkpointing, RunLog
+from openmm_starmd.training.loader import RankData
 from openmm_starmd.training.module import StarMDModule
-from openmm_starmd.training.parallelism import Machines, make_trainer
+from openmm_starmd.training.parallelism import Parallelism, make_trainer
 from openmm_starmd.training.rollouts import validator
 from openmm_starmd.training.settings import Recipe, differences, read_recipe, recipe_for
 
@@ -85,7 +84,7 @@ def released_config(recipe: Recipe, proteins: Sequence[ProteinData]) -> ModelCon
     """Configuration of the weights that a recipe trains: the recipe's, with the limits of the data."""
     return replace(
         recipe.model,
-        # what fine-tuned weights knew before, they do not forget by being trained on shorter proteins
+        # weights fine-tuned on shorter proteins still draw the longest of their first training
         max_length=max(recipe.model.max_length, *(protein.features.length for protein in proteins)),
         stride_min=recipe.windows.stride_min,
         stride_max=recipe.windows.stride_max,
@@ -101,14 +100,14 @@ def train(
     resume: bool = False,
     start_from: Network | None = None,
     validation: Sequence[ProteinData] = (),
-    machines: Machines | None = None,
+    parallelism: Parallelism | None = None,
     accelerator: str | None = None,
     progress: bool = True,
 ) -> Path:
     """Train a network and write its averaged weights to ``output/weights``.
 
     ``output/weights`` can be used at any time; ``output/log.csv`` holds the losses, ``output/recipe.json`` the
-    settings. A run that was stopped or killed at any moment goes on with `resume`, to the very weights and log of an
+    settings. A run that was stopped or killed at any moment is resumed with `resume`, to the very weights and log of an
     unbroken one (bit by bit on a CPU).
 
     Parameters
@@ -118,15 +117,15 @@ def train(
         Folder of the run: checkpoint, log, weights.
     recipe : Recipe
     resume : bool
-        Go on from the checkpoint of `output`; begin if there is none.
+        Resume from the checkpoint of `output`; begin if there is none.
     start_from : Network, optional
-        Weights to fine-tune; see :func:`openmm_starmd.training.recipe.take_over`.
+        Weights to fine-tune; see :func:`openmm_starmd.training.recipe.initialise_from`.
     validation : sequence of ProteinData, optional
         Proteins, with the MD to compare with, that the averaged weights draw short rollouts of.
-    machines : Machines, optional
-        One process, on a GPU where there is one, by default.
+    parallelism : Parallelism, optional
+        Devices and processes; one process, on a GPU where there is one, by default.
     accelerator : str, optional
-        Short for ``Machines(accelerator)``.
+        Short for ``Parallelism(accelerator)``.
     progress : bool
         Show a progress bar.
 
@@ -147,16 +146,16 @@ def train(
             "the recipe's model conditions on OpenFold's features, and some proteins have none: give their folder "
             "(--openfold, or openmm_starmd.data.folders.with_openfold)"
         )
-    machines = machines or Machines(accelerator=accelerator or "auto")
+    parallelism = parallelism or Parallelism(accelerator=accelerator or "auto")
     config = released_config(recipe, proteins)
     dataset = WindowDataset(proteins, recipe.windows, recipe.steps)
     validate, columns = None, list[str]()
     if validation:
-        device = "cuda" if machines.on_gpu else "cpu"
+        device = "cuda" if parallelism.on_gpu else "cpu"
         validate, columns = validator(validation, recipe.validation, config, device)
     done = 0
     if resume and (output / CHECKPOINT).exists():
-        done = _done(output / CHECKPOINT, machines.processes_per_node * machines.nodes * recipe.accumulate)
+        done = _done(output / CHECKPOINT, parallelism.processes_per_node * parallelism.nodes * recipe.accumulate)
         if recipe.steps < done:
             raise ValueError(
                 f"the run in {output} has {done} steps behind it, and {recipe.steps} were asked for in all"
@@ -164,27 +163,28 @@ def train(
     torch.manual_seed(recipe.seed)
     network = Network(config)
     if start_from is not None:
-        take_over(network, start_from)
+        initialise_from(network, start_from)
     # processes of one run start at different times: only the first looks at what is in the folder, and writes
-    trainer = make_trainer(machines, recipe, output, [], done)
+    trainer = make_trainer(parallelism, recipe, output, [], done)
     writes = trainer.is_global_zero
     if writes:
         output.mkdir(parents=True, exist_ok=True)
     wait = "wait for it (or for its data loaders to end, if it was killed a moment ago)"
     with lock(output, "training into", wait) if writes else nullcontext():
         module = StarMDModule(network, recipe)
-        if machines.strategy == "fsdp":
+        if parallelism.strategy == "fsdp":
             network.checkpoint_blocks = False
         log = RunLog(output / "log.csv", [*module.names, "learning_rate", *columns])
         if writes:
             _prepare(output, recipe, proteins, resume)
+            sweep(output)
             log.begin(done)
             if not (output / "weights").exists():
                 _first_weights(output / "weights", network, config)
             write_training_data(output / "weights", proteins, recipe)
             write_text(output / "recipe.json", json.dumps(asdict(recipe), indent=1) + "\n")
-        trainer.callbacks.append(Keeper(output, recipe, config, log, done, validate, progress))
-        data = Data(dataset, done, recipe.accumulate, machines.workers)
+        trainer.callbacks.append(Checkpointing(output, recipe, config, log, done, validate, progress))
+        data = RankData(dataset, done, recipe.accumulate, parallelism.workers)
         trainer.fit(module, data, ckpt_path=str(output / CHECKPOINT) if done else None, weights_only=False)
     return output / "weights"
 
@@ -250,7 +250,8 @@ def _listing(proteins: Sequence[ProteinData]) -> list[dict[str, Any]]:
 def write_training_data(folder: Path, proteins: Sequence[ProteinData], recipe: Recipe) -> None:
     """List what is trained on, by name and sequence, and how, in ``training_data.json`` beside the weights.
 
-    What the weights to begin from were trained on stands under ``"earlier"``; their held-out proteins are taken over.
+    What the weights to begin from were trained on stands under ``"earlier"``; their held-out proteins are listed
+    as they were.
     """
     path = folder / "training_data.json"
     settings = {name: value for name, value in asdict(recipe).items() if name != "model"}
@@ -276,14 +277,12 @@ def _ancestry(weights: str) -> dict[str, Any]:
 
 def _first_weights(folder: Path, network: Network, config: ModelConfig) -> None:
     """Make the weights directory, complete from its first moment, with the weights that training begins from."""
-    temporary = folder.with_name(".partial-weights")
-    shutil.rmtree(temporary, ignore_errors=True)
-    save_weights(temporary, network, config)
-    os.replace(temporary, folder)
+    with replacing_folder(folder) as temporary:
+        save_weights(temporary, network, config)
 
 
 GAINED = ("conditioner.torsions.weight",)
-"""Weights that older ones may lack. They are zero at first, so that the network goes on from what it knew."""
+"""Weights that older ones may lack. They are zero at first, so that the network begins by giving what those gave."""
 SIZES = (
     *("anchored", "conditioner", "reference_torsions", "c_s", "c_z", "blocks", "conditioner_layers"),
     *("conditioner_s", "conditioner_z", "ipa_heads", "ipa_hidden", "ipa_query_points", "ipa_value_points"),
@@ -292,8 +291,8 @@ SIZES = (
 """Settings of the model that weights are made for."""
 
 
-def take_over(network: Network, weights: Network) -> None:
-    """Begin from trained weights.
+def initialise_from(network: Network, weights: Network) -> None:
+    """Give a network trained weights to begin from.
 
     A network with ``reference_torsions`` may begin from weights without: it gives what they give, until it is trained.
 

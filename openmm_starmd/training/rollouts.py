@@ -137,7 +137,7 @@ def roll_out(network: Network, trial: Trial, device: str | torch.device) -> dict
 def validator(
     proteins: Sequence[ProteinData], settings: ValidationSettings, config: ModelConfig, device: str | torch.device
 ) -> tuple[Callable[[Network], dict[str, float]], list[str]]:
-    """What the keeper calls, and the columns it fills."""
+    """What :class:`~openmm_starmd.training.checkpoints.Checkpointing` calls for figures, and the columns they fill."""
     chosen = trials(proteins, settings, config)
 
     def validate(network: Network) -> dict[str, float]:

@@ -1,9 +1,11 @@
-"""The bench that frames of one classical model are judged on: inspected, minimised, simulated."""
+"""Judging the frames of one classical model: they are inspected, minimised and simulated."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import mdtraj
@@ -12,12 +14,14 @@ import openmm as mm
 from openmm import unit
 
 from openmm_starmd.analysis.defects import Defect, Inspector, Quality
-from openmm_starmd.analysis.flexibility import CONTACT, CONTACT_SEPARATION, rmsd, superpose
-from openmm_starmd.verdicts.limits import Limits, Spread, advise, geometry_findings
+from openmm_starmd.analysis.flexibility import CONTACT, CONTACT_SEPARATION
+from openmm_starmd.geometry.superposition import rmsd, superpose
+from openmm_starmd.verdicts.limits import advise, geometry_findings
 from openmm_starmd.verdicts.report import Finding, Geometry, Verdict
 
 if TYPE_CHECKING:
     from openmm_starmd.classical.model import ClassicalModel, Entry
+    from openmm_starmd.verdicts.settings import VerdictSettings
 
 POINTS = 10  # of the drift curve
 _GAS_CONSTANT = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoules_per_mole / unit.kelvin)
@@ -25,8 +29,8 @@ _LOOSE = 1.2  # a contact counts as kept up to this many times its cutoff, or it
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A frame to be judged.
+class HeavyFrame:
+    """A frame with its heavy atoms, as it is judged.
 
     Attributes
     ----------
@@ -51,10 +55,59 @@ class Drawn:
     time: float = 0.0
 
 
-class Bench:
-    """What the frames of one classical model are compared with.
+@dataclass(kw_only=True)
+class Figures:
+    """What is measured on a frame, as far as it gets: fields of :class:`Verdict` by the same names."""
+
+    step: int
+    time: float
+    count: int
+    drawn: Geometry
+    spread: float
+    spread_from: str
+    temperature_set: float
+    contacts_start: float
+    rmsd_start: float
+    settings: dict[str, Any]
+    duration: float = 0.0
+    energy_drawn: float = np.nan
+    energy_minimized: float = np.nan
+    energy_start: float = np.nan
+    moved: float = np.nan
+    force: float = np.nan
+    force_residue: str = ""
+    minimized: Geometry | None = None
+    ended: Geometry | None = None
+    times: tuple[float, ...] = ()
+    rmsd: tuple[float, ...] = ()
+    drift: float = np.nan
+    temperature: float = np.nan
+    contacts: float = np.nan
+    fold_held: bool = False
+
+    def verdict(self, findings: list[Finding], seconds: float) -> Verdict:
+        """The verdict that these figures and findings make."""
+        # stable: of findings as grave, the first one made comes first
+        findings = sorted(findings, key=lambda finding: not finding.grave)
+        status = "broken" if any(f.grave for f in findings) else "strained" if findings else "pass"
+        return Verdict(
+            status=status,
+            advice=advise(status, findings),
+            residues=tuple(dict.fromkeys(label for finding in findings for label in finding.residues)),
+            findings=tuple(findings),
+            seconds=seconds,
+            **vars(self),
+        )
+
+
+class Judge:
+    """Judges the frames of one classical model.
 
     It holds no reference to the model, which is the weak key it is kept under.
+
+    Parameters
+    ----------
+    model : ClassicalModel
     """
 
     def __init__(self, model: ClassicalModel) -> None:
@@ -69,123 +122,83 @@ class Bench:
         self._freedom = _degrees_of_freedom(model.simulation.system)
         self._start_energy: dict[int | None, float] = {}
 
-    def judge(
-        self,
-        model: ClassicalModel,
-        frame: Drawn,
-        duration: float,
-        minimize: int | None,
-        seed: int,
-        spread: Spread,
-        limits: Limits,
-        stop_if_broken: bool,
-    ) -> Verdict:
-        """The arguments of :func:`openmm_starmd.verdicts.verdict.judge`, `duration` in ps."""
+    def judge(self, model: ClassicalModel, frame: HeavyFrame, settings: VerdictSettings) -> Verdict:
+        """Inspect a frame, then minimise and simulate it in the model.
+
+        Parameters
+        ----------
+        model : ClassicalModel
+            The one that this judge was made of.
+        frame : HeavyFrame
+        settings : VerdictSettings
+
+        Returns
+        -------
+        Verdict
+        """
         began = time.perf_counter()
-        drawn = self._inspector.inspect(frame.positions, placed=frame.placed)
-        findings = geometry_findings(drawn, self._labels, limits, "")
+        quality = self._inspector.inspect(frame.positions, placed=frame.placed)
         start = model.protein.backbone
-        settings = {"minimize": minimize, "seed": seed, **_described(model)}
-        verdict = Verdict(
-            status="",
-            advice="",
-            residues=(),
-            findings=(),
+        figures = Figures(
             step=frame.step,
             time=frame.time,
             count=model.protein.length,
-            duration=0.0,
-            energy_drawn=np.nan,
-            energy_minimized=np.nan,
-            energy_start=np.nan,
-            moved=np.nan,
-            force=np.nan,
-            force_residue="",
-            drawn=_geometry(drawn),
-            minimized=None,
-            ended=None,
-            times=(),
-            rmsd=(),
-            drift=np.nan,
-            spread=spread.at(duration) if duration else np.nan,
-            spread_from=spread.source,
-            temperature=np.nan,
+            drawn=_geometry(quality),
+            spread=settings.spread.at(settings.duration) if settings.duration else np.nan,
+            spread_from=settings.spread.source,
             temperature_set=model.settings.temperature,
-            contacts=np.nan,
             contacts_start=_contacts_kept(start, frame.backbone),
             rmsd_start=_rmsd(frame.backbone, start),
-            fold_held=False,
-            seconds=0.0,
-            settings=settings,
+            settings={"minimize": settings.minimize, "seed": settings.seed, **_described(model)},
         )
-        hopeless = stop_if_broken and any(finding.grave for finding in findings)
-        if not drawn.count("position") and not hopeless:
-            verdict, more = self._run(model, verdict, frame, duration, minimize, seed, limits)
-            findings += more
-        findings.sort(key=lambda finding: not finding.grave)
-        status = "broken" if any(f.grave for f in findings) else "strained" if findings else "pass"
-        residues = tuple(dict.fromkeys(label for finding in findings for label in finding.residues))
-        return replace(
-            verdict,
-            status=status,
-            advice=advise(status, findings),
-            residues=residues,
-            findings=tuple(findings),
-            seconds=time.perf_counter() - began,
-        )
+        findings = geometry_findings(quality, self._labels, settings.limits, "")
+        hopeless = settings.stop_if_broken and any(finding.grave for finding in findings)
+        if not quality.count("position") and not hopeless:
+            findings += self._try(model, frame, settings, figures)
+        return figures.verdict(findings, time.perf_counter() - began)
 
-    def _run(
-        self,
-        model: ClassicalModel,
-        verdict: Verdict,
-        frame: Drawn,
-        duration: float,
-        minimize: int | None,
-        seed: int,
-        limits: Limits,
-    ) -> tuple[Verdict, list[Finding]]:
-        """Minimise and simulate; the verdict filled in, and what was found."""
-        # free solvent outweighs the protein, and a bounded minimisation leaves it anywhere
+    def _try(
+        self, model: ClassicalModel, frame: HeavyFrame, settings: VerdictSettings, figures: Figures
+    ) -> list[Finding]:
+        """Minimise and simulate a frame: what was found; `figures` are filled in."""
+        # the energy of free solvent outweighs the protein's and depends on where the minimiser stopped
         if not len(model.model.others):
-            verdict = replace(verdict, energy_start=self._energy_of_start(model, minimize, seed))
+            figures.energy_start = self._energy_of_start(model, settings)
         try:
-            entry = model.enter(frame.backbone, frame.torsions, minimize=minimize, equilibrate=0.0, seed=seed)
+            entry = self._enter(model, frame.backbone, frame.torsions, settings)
         except (RuntimeError, mm.OpenMMException) as error:
-            return verdict, [Finding("refused", True, str(error), self._closest(model, frame))]
-        heavy = model.positions()[self._atoms]
-        quality = self._inspector.inspect(heavy)
-        force, where = self._largest_force(model)
-        verdict = replace(
-            verdict,
-            energy_drawn=entry.energy_placed,
-            energy_minimized=entry.energy_minimized,
-            moved=entry.moved,
-            force=force,
-            force_residue=self._labels[where],
-            minimized=_geometry(quality),
-        )
-        findings = geometry_findings(quality, self._labels, limits, "after minimisation, ")
-        findings += limits.energy_findings(verdict, self._most_moved(frame.backbone, entry))
+            return [Finding("refused", True, str(error), self._closest(model, frame))]
+        findings = self._minimized(model, frame, entry, settings, figures)
         try:
-            verdict = self._simulate(model, verdict, entry, duration)
+            self._simulate(model, entry, settings.duration, figures)
         except mm.OpenMMException as error:
-            text = f"the dynamics broke down within {duration:g} ps: {error}"
-            return verdict, [*findings, Finding("refused", True, text, (self._labels[where],))]
-        if duration:
-            ended = self._inspector.inspect(model.positions()[self._atoms])
-            verdict = replace(verdict, ended=_geometry(ended))
-            findings += limits.dynamics_findings(verdict, self._most_moved(entry.backbone, entry, model.backbone()))
-            findings += [f for f in geometry_findings(ended, self._labels, limits, "after the segment, ") if f.grave]
-        lost = any(finding.kind == "fold" for finding in findings)
-        return replace(verdict, fold_held=not lost), findings
+            text = f"the dynamics broke down within {settings.duration:g} ps: {error}"
+            return [*findings, Finding("refused", True, text, (figures.force_residue,))]
+        if settings.duration:
+            findings += self._ended(model, entry, settings, figures)
+        figures.fold_held = not any(finding.kind == "fold" for finding in findings)
+        return findings
 
-    def _simulate(self, model: ClassicalModel, verdict: Verdict, entry: Entry, duration: float) -> Verdict:
-        """Run the segment and follow the backbone."""
+    def _minimized(
+        self, model: ClassicalModel, frame: HeavyFrame, entry: Entry, settings: VerdictSettings, figures: Figures
+    ) -> list[Finding]:
+        """What minimisation made of the frame."""
+        quality = self._inspector.inspect(model.positions()[self._atoms])
+        figures.force, where = self._largest_force(model)
+        figures.force_residue = self._labels[where]
+        figures.energy_drawn, figures.energy_minimized = entry.energy_placed, entry.energy_minimized
+        figures.moved = entry.moved
+        figures.minimized = _geometry(quality)
+        findings = geometry_findings(quality, self._labels, settings.limits, "after minimisation, ")
+        return findings + settings.limits.energy_findings(figures, self._most_moved(frame.backbone, entry.backbone))
+
+    def _simulate(self, model: ClassicalModel, entry: Entry, duration: float, figures: Figures) -> None:
+        """Run the segment and follow the backbone; `figures` stay as they are if it breaks down."""
         integrator, timestep = model.simulation.integrator, model.settings.timestep
         steps = round(duration / timestep)
         ends = np.unique(np.linspace(0, steps, POINTS + 1).round().astype(int))
         times, distances, heat = [0.0], [0.0], []
-        for before, after in zip(ends[:-1], ends[1:], strict=True):
+        for before, after in pairwise(ends):
             integrator.step(int(after - before))
             backbone = model.backbone()
             if not np.isfinite(backbone).all():
@@ -195,27 +208,34 @@ class Bench:
             kinetic = model.simulation.context.getState(energy=True).getKineticEnergy()
             heat.append(2 * kinetic.value_in_unit(unit.kilojoules_per_mole) / (_GAS_CONSTANT * self._freedom))
         if not steps:
-            return verdict
-        return replace(
-            verdict,
-            duration=times[-1],
-            times=tuple(times),
-            rmsd=tuple(distances),
-            drift=distances[-1],
-            temperature=float(np.mean(heat[len(heat) // 2 :])),
-            contacts=_contacts_kept(entry.backbone, backbone),
-        )
+            return
+        figures.duration, figures.times, figures.rmsd = times[-1], tuple(times), tuple(distances)
+        figures.drift = distances[-1]
+        figures.temperature = float(np.mean(heat[len(heat) // 2 :]))
+        figures.contacts = _contacts_kept(entry.backbone, backbone)
 
-    def _energy_of_start(self, model: ClassicalModel, minimize: int | None, seed: int) -> float:
-        if minimize not in self._start_energy:
-            protein = model.protein
-            self._start_energy[minimize] = np.nan
-            try:
-                entry = model.enter(protein.backbone, None, minimize=minimize, equilibrate=0.0, seed=seed)
-                self._start_energy[minimize] = entry.energy_minimized
-            except (RuntimeError, mm.OpenMMException):
-                pass  # then there is nothing to compare energies with, and the verdict shows none
-        return self._start_energy[minimize]
+    def _ended(self, model: ClassicalModel, entry: Entry, settings: VerdictSettings, figures: Figures) -> list[Finding]:
+        """What the segment left of the frame."""
+        quality = self._inspector.inspect(model.positions()[self._atoms])
+        figures.ended = _geometry(quality)
+        findings = settings.limits.dynamics_findings(figures, self._most_moved(entry.backbone, model.backbone()))
+        defects = geometry_findings(quality, self._labels, settings.limits, "after the segment, ")
+        return findings + [finding for finding in defects if finding.grave]
+
+    def _enter(
+        self, model: ClassicalModel, backbone: np.ndarray, torsions: np.ndarray | None, settings: VerdictSettings
+    ) -> Entry:
+        return model.enter(backbone, torsions, minimize=settings.minimize, equilibrate=0.0, seed=settings.seed)
+
+    def _energy_of_start(self, model: ClassicalModel, settings: VerdictSettings) -> float:
+        """Energy of the start structure minimised alike, kJ/mol; nan where the force field refuses it."""
+        known = self._start_energy
+        if settings.minimize not in known:
+            known[settings.minimize] = np.nan
+            # where the start is refused, there is nothing to compare energies with, and the verdict shows none
+            with suppress(RuntimeError, mm.OpenMMException):
+                known[settings.minimize] = self._enter(model, model.protein.backbone, None, settings).energy_minimized
+        return known[settings.minimize]
 
     def _largest_force(self, model: ClassicalModel) -> tuple[float, int]:
         """The largest force on a heavy atom with its hydrogens, kJ/mol/nm, and its residue."""
@@ -228,14 +248,13 @@ class Bench:
         atom = int(sizes.argmax())
         return float(sizes[atom]), int(self._owner[atom])
 
-    def _most_moved(self, before: np.ndarray, entry: Entry, after: np.ndarray | None = None) -> tuple[str, ...]:
-        """Labels of the three residues whose backbone moved most, after superposition."""
-        after = entry.backbone if after is None else after
+    def _most_moved(self, before: np.ndarray, after: np.ndarray) -> tuple[str, ...]:
+        """Labels of the three residues whose backbone, [N, 3, 3], moved most, after superposition."""
         flat = superpose(after.reshape(1, -1, 3), before.reshape(-1, 3))[0].reshape(after.shape)
         moved = np.linalg.norm(flat - before, axis=-1).max(-1)
         return tuple(self._labels[i] for i in np.argsort(-moved)[:3])
 
-    def _closest(self, model: ClassicalModel, frame: Drawn) -> tuple[str, ...]:
+    def _closest(self, model: ClassicalModel, frame: HeavyFrame) -> tuple[str, ...]:
         """Residues that overlap most once all atoms are placed."""
         placed = model.model.place(frame.backbone, frame.torsions)[self._atoms]
         defects: list[Defect] = [d for d in self._inspector.inspect(placed).defects if d.kind != "outlier"]

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openmm_starmd.analysis.defects import OUTLIERS_MILD, Quality
-from openmm_starmd.analysis.flexibility import rmsd
+from openmm_starmd.geometry.superposition import rmsd
 from openmm_starmd.verdicts.report import Finding
 
 if TYPE_CHECKING:
+    from openmm_starmd.verdicts.judging import Figures
     from openmm_starmd.verdicts.report import Verdict
-
 
 _NAMED = 6  # residues of one finding that are listed
 
@@ -28,7 +28,7 @@ class Limits:
     The first lie 1.3 to 3 times beyond the extremes, in parentheses, of 19 MD frames of six training proteins (villin,
     1gjs_A, 2wqg_A, 6fvc_A, EEHEE_rd3_1587_A, HHH_rd2_0181_A), placed from rigids and torsions, minimised for 50 or 100
     iterations and simulated for 1 ps. The second are chosen, not measured. Error rates of both on other frames:
-    ``benchmarks/verdict.py``.
+    ``benchmarks/verdict_error_rates.py``.
 
     Attributes
     ----------
@@ -55,9 +55,9 @@ class Limits:
     heat: tuple[float, float] = (1.15, 2.0)
     contacts: float = 0.6
 
-    def energy_findings(self, verdict: Verdict, moved: Sequence[str]) -> list[Finding]:
+    def energy_findings(self, figures: Figures | Verdict, moved: Sequence[str]) -> list[Finding]:
         """What minimisation tells; `moved` are the residues it moved most."""
-        excess = (verdict.energy_minimized - verdict.energy_start) / verdict.count
+        excess = (figures.energy_minimized - figures.energy_start) / figures.count
         found = []
         for kind, value, limits, says, residues in (
             (
@@ -65,21 +65,21 @@ class Limits:
                 excess,
                 self.energy,
                 f"after minimisation the energy is {excess:.1f} kJ/mol per residue above the start's",
-                (verdict.force_residue,),
+                (figures.force_residue,),
             ),
             (
                 "moved",
-                verdict.moved,
+                figures.moved,
                 self.moved,
-                f"minimisation moved the backbone by {10 * verdict.moved:.2f} Å",
+                f"minimisation moved the backbone by {10 * figures.moved:.2f} Å",
                 moved,
             ),
             (
                 "force",
-                verdict.force,
+                figures.force,
                 self.force,
-                f"minimisation leaves a force of {verdict.force:.0f} kJ/mol/nm on {verdict.force_residue}",
-                (verdict.force_residue,),
+                f"minimisation leaves a force of {figures.force:.0f} kJ/mol/nm on {figures.force_residue}",
+                (figures.force_residue,),
             ),
         ):
             if value > limits[0]:
@@ -88,23 +88,23 @@ class Limits:
                 )
         return found
 
-    def dynamics_findings(self, verdict: Verdict, moved: Sequence[str]) -> list[Finding]:
+    def dynamics_findings(self, figures: Figures | Verdict, moved: Sequence[str]) -> list[Finding]:
         """What the segment tells; `moved` are the residues that moved most in it."""
         found = []
-        ratio = verdict.drift / verdict.spread if verdict.spread > 0 else math.inf
+        ratio = figures.drift / figures.spread if figures.spread > 0 else math.inf
         if ratio > self.drift[0]:
             text = (
-                f"the backbone drifted {ratio:.1f} times as far as expected in {verdict.duration:g} ps "
-                f"({10 * verdict.drift:.2f} against {10 * verdict.spread:.2f} Å, limit {self.drift[0]:g} times)"
+                f"the backbone drifted {ratio:.1f} times as far as expected in {figures.duration:g} ps "
+                f"({10 * figures.drift:.2f} against {10 * figures.spread:.2f} Å, limit {self.drift[0]:g} times)"
             )
             found.append(Finding("drift", ratio > self.drift[1], text, tuple(moved)))
-        heat = verdict.temperature / verdict.temperature_set
+        heat = figures.temperature / figures.temperature_set
         if heat > self.heat[0]:
-            text = f"strain heated it to {verdict.temperature:.0f} K (thermostat {verdict.temperature_set:g} K)"
+            text = f"strain heated it to {figures.temperature:.0f} K (thermostat {figures.temperature_set:g} K)"
             found.append(Finding("temperature", heat > self.heat[1], text, tuple(moved)))
         # contacts come and go in a loose protein; only with a drift beyond the expected is that a loss
-        if verdict.contacts < self.contacts and ratio > self.drift[0]:
-            text = f"only {100 * verdict.contacts:.0f} % of its contacts survive the segment: the fold does not hold"
+        if figures.contacts < self.contacts and ratio > self.drift[0]:
+            text = f"only {100 * figures.contacts:.0f} % of its contacts survive the segment: the fold does not hold"
             found.append(Finding("fold", True, text, tuple(moved)))
         return found
 

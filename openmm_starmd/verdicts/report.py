@@ -255,15 +255,10 @@ class Verdict:
         ImportError
             If matplotlib is missing.
         """
-        try:
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError("the plot needs matplotlib: pip install 'openmm_starmd[analysis]'") from error
+        from openmm_starmd.evaluation.canvas import blank_figure, save_png
 
-        figure = Figure(figsize=(11, 3.6), layout="constrained")
-        FigureCanvasAgg(figure)
-        energy, drift, geometry = figure.subplots(1, 3)
+        figure, axes = blank_figure("the plot", 11, 3.6, columns=3)
+        energy, drift, geometry = axes[0]
         names = ["drawn", "minimised", "start"]
         values = [self.energy_drawn, self.energy_minimized, self.energy_start]
         energy.bar(names, [value / self.count for value in values], color=["#c44e52", "#4c72b0", "#999999"])
@@ -286,11 +281,7 @@ class Verdict:
         geometry.set(title="Defects")
         geometry.legend(fontsize="small")
         figure.suptitle(f"step {self.step}: {self.status}")
-        path = Path(path)
-        temporary = path.with_name(f".partial-{path.name}")
-        figure.savefig(temporary, dpi=120, format="png")
-        os.replace(temporary, path)
-        return path
+        return save_png(figure, path, dpi=120)
 
 
 def _number(value: float, places: int = 2) -> str:

@@ -8,25 +8,28 @@ remain, and a segment of dynamics, whose drift is compared with what the surroga
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import openmm as mm
 from openmm import unit
 
-from openmm_starmd.diffusion.samplers import kept_frames
-from openmm_starmd.quantities import in_unit
-from openmm_starmd.verdicts.judging import Bench, Drawn
+from openmm_starmd.classical.settings import ClassicalOptions, ClassicalSettings
+from openmm_starmd.quantities import keywords_of
+from openmm_starmd.verdicts.judging import HeavyFrame, Judge
 from openmm_starmd.verdicts.limits import LIMITS, TRAINING_MD, Limits, Spread
 from openmm_starmd.verdicts.report import Verdict
+from openmm_starmd.verdicts.settings import VerdictSettings
 
 if TYPE_CHECKING:
     from openmm_starmd.classical.model import ClassicalModel
     from openmm_starmd.simulation import StarMDSimulation
 
-_BENCHES: weakref.WeakKeyDictionary[Any, Bench] = weakref.WeakKeyDictionary()
+# what a judge measures of a model takes seconds, and is the same for all of its frames
+_JUDGES: weakref.WeakKeyDictionary[Any, Judge] = weakref.WeakKeyDictionary()
 
 
+@keywords_of(ClassicalSettings)
 def validate(
     simulation: StarMDSimulation,
     duration: Any = 10.0,
@@ -36,7 +39,7 @@ def validate(
     spread: Spread | None = None,
     limits: Limits = LIMITS,
     stop_if_broken: bool = False,
-    **classical: Any,
+    **classical: Unpack[ClassicalOptions],
 ) -> Verdict:
     """Judge the present frame of a simulation by a classical segment on the side.
 
@@ -74,28 +77,27 @@ def validate(
     """
     if simulation.integrator.segment is not None:
         raise ValueError("a classical segment is running, which a verdict would disturb: leave it first")
-    frame, spread = present_frame(simulation), spread or own_spread(simulation)
+    settings = VerdictSettings(
+        duration=duration,
+        minimize=minimize,
+        seed=seed,
+        spread=spread or own_spread(simulation),
+        limits=limits,
+        stop_if_broken=stop_if_broken,
+    )
+    frame = present_frame(simulation)
     # the Reference platform has one random stream for all Contexts, which a checkpoint of the simulation holds too
     state = simulation.context.createCheckpoint()
     try:
         model = simulation.classical_model(**classical)
-        return judge(
-            model,
-            frame,
-            duration,
-            minimize=minimize,
-            seed=seed,
-            spread=spread,
-            limits=limits,
-            stop_if_broken=stop_if_broken,
-        )
+        return _judge_of(model).judge(model, frame, settings)
     finally:
         mm.Context.loadCheckpoint(simulation.context, state)
 
 
 def judge(
     model: ClassicalModel,
-    frame: Drawn,
+    frame: HeavyFrame,
     duration: Any = 10.0,
     *,
     minimize: int | None = 100,
@@ -105,29 +107,29 @@ def judge(
     stop_if_broken: bool = False,
 ) -> Verdict:
     """Judge any frame of the protein of `model`; see :func:`validate`."""
-    try:
-        picoseconds = float(in_unit(duration, unit.picosecond))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"duration is {duration!r}; give a time, or a number of ps") from error
-    if not 0 <= picoseconds < float("inf"):
-        raise ValueError(f"duration is {picoseconds:g} ps; it must be finite and not negative")
-    if minimize is not None and minimize < 0:
-        raise ValueError(f"minimize is {minimize}; give a number of iterations, or None for as many as it takes")
-    bench = _BENCHES.get(model)
-    if bench is None:
-        bench = _BENCHES[model] = Bench(model)
-    return bench.judge(model, frame, picoseconds, minimize, seed, spread, limits, stop_if_broken)
+    settings = VerdictSettings(
+        duration=duration, minimize=minimize, seed=seed, spread=spread, limits=limits, stop_if_broken=stop_if_broken
+    )
+    return _judge_of(model).judge(model, frame, settings)
 
 
-def frame_at(model: ClassicalModel, positions: np.ndarray) -> Drawn:
+def _judge_of(model: ClassicalModel) -> Judge:
+    """The judge of a model's frames, made at first use."""
+    found = _JUDGES.get(model)
+    if found is None:
+        found = _JUDGES[model] = Judge(model)
+    return found
+
+
+def frame_at(model: ClassicalModel, positions: np.ndarray) -> HeavyFrame:
     """The frame of given heavy atoms [heavy atoms, 3], nm, with the torsions they have."""
     protein = model.protein
     mapping = protein.backmap("heavy")
     positions = np.asarray(positions, dtype=np.float64)
-    return Drawn(positions[mapping.backbone], mapping.measure(positions), positions, placed=False)
+    return HeavyFrame(positions[mapping.backbone], mapping.measure(positions), positions, placed=False)
 
 
-def present_frame(simulation: StarMDSimulation) -> Drawn:
+def present_frame(simulation: StarMDSimulation) -> HeavyFrame:
     """What a simulation has in its Context, read without changing anything."""
     protein, present = simulation.protein, simulation.integrator.present()
     state = simulation.context.getState(positions=True)
@@ -138,19 +140,16 @@ def present_frame(simulation: StarMDSimulation) -> Drawn:
         # a network without trained torsions has the input's side chains carried rigidly
         placed, heavy = bool(np.allclose(own, heavy, rtol=0, atol=1e-6)), own
     moment = state.getTime().value_in_unit(unit.picosecond)
-    return Drawn(present.backbone, None if placed else present.torsions, heavy, placed, simulation.currentStep, moment)
+    return HeavyFrame(
+        present.backbone, None if placed else present.torsions, heavy, placed, simulation.currentStep, moment
+    )
 
 
 def own_spread(simulation: StarMDSimulation, least: int = 4) -> Spread:
     """Spread of the frames in a simulation's history; that of the training proteins' MD if there are under `least`."""
-    integrator = simulation.integrator
-    history = integrator.history()
-    if not history.token:
+    frames = simulation.integrator.kept_history()
+    if len(frames) < least:
         return TRAINING_MD
-    numbers = kept_frames(history.count, integrator.max_context)[1:]
-    if len(numbers) < least:
-        return TRAINING_MD
-    frames = integrator.kept(numbers)
     stride = simulation.stride.value_in_unit(unit.picosecond)
-    source = f"the surrogate's last {len(numbers)} frames"
-    return Spread.from_frames(np.array([frames[number] for number in numbers]), stride, source)
+    source = f"the surrogate's last {len(frames)} frames"
+    return Spread.from_frames(np.array(frames), stride, source)

@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from openmm import app, unit
 
 from openmm_starmd.atoms.allatom import AllAtomModel
-from openmm_starmd.atoms.building import righted
+from openmm_starmd.atoms.building import correct_hydrogens
 from openmm_starmd.atoms.turning import set_torsions
 from openmm_starmd.geometry.torsions import dihedral
 from openmm_starmd.protein.protein import Protein
@@ -110,7 +111,7 @@ def test_hydrogens_ride(villin, model):
     residues = [{atom.name: atom.index for atom in residue.atoms()} for residue in model.topology.residues()]
     flat = [
         (here["H"], here["N"], here["CA"], before["C"])
-        for before, here in zip(residues, residues[1:], strict=False)
+        for before, here in pairwise(residues)
         if "H" in here
     ]
     assert len(flat) > 30
@@ -190,7 +191,7 @@ def lean(topology, positions):
 
 def test_hydrogens_are_put_on_the_free_side(model):
     """HA, amide H and a methylene turned to the wrong side come back; what lies well stays, to the bit."""
-    assert np.array_equal(righted(model.topology, model.positions), model.positions)
+    assert np.array_equal(correct_hydrogens(model.topology, model.positions), model.positions)
     assert min(lean(model.topology, model.positions).values()) > 0.4
     spoiled = model.positions.copy()
     parents = {h.index: parent.index for h, parent in hydrogens(model.topology)}
@@ -200,7 +201,7 @@ def test_hydrogens_are_put_on_the_free_side(model):
     assert len(moved) == 5
     for h in moved:
         spoiled[h] = 2 * spoiled[parents[h]] - spoiled[h]
-    made = righted(model.topology, spoiled)
+    made = correct_hydrogens(model.topology, spoiled)
     # the two of a methylene are alike, and may have changed places
     apart = np.linalg.norm(made[moved][:, None] - model.positions[moved], axis=-1)
     assert apart.min(0).max() < 0.03 and apart.min(1).max() < 0.03
@@ -247,7 +248,7 @@ def test_unknown_residue_is_named(villin):
         if residue.index == 9:
             residue.name = "XAA"
     protein = quiet(topology.topology, topology.positions)
-    with pytest.raises(ValueError, match="no template for chain .* residue XAA .*from_topology"):
+    with pytest.raises(ValueError, match=r"no template for chain .* residue XAA .*from_topology"):
         AllAtomModel.build(protein, forcefield())
 
 

@@ -1,4 +1,4 @@
-"""The all-atom model of classical segments: settings, Systems, water that makes way, and an existing simulation's."""
+"""The all-atom model of classical segments: settings, Systems, displaced water, and an existing simulation's."""
 
 import warnings
 
@@ -9,16 +9,16 @@ from openmm import app, unit
 
 from openmm_starmd import StarMDSimulation
 from openmm_starmd.atoms.allatom import AllAtomModel
-from openmm_starmd.atoms.relaxing import settle
+from openmm_starmd.atoms.relaxing import relieve_overlaps
+from openmm_starmd.atoms.systems import implicit_system
 from openmm_starmd.classical.model import ClassicalModel
 from openmm_starmd.classical.settings import ClassicalSettings, inner_steps
-from openmm_starmd.classical.solvent import OVERLAP, implicit_system, make_way, movable_molecules
+from openmm_starmd.classical.solvent import OVERLAP, displace_solvent, movable_molecules
 from openmm_starmd.errors import StarMDWarning
-from openmm_starmd.geometry.superposition import fitted
+from openmm_starmd.geometry.superposition import aligned
 from openmm_starmd.protein.protein import Protein
 from tests.fakes import (
     Memory,
-    fake_rollout,  # noqa: F401
     fake_weights,
     helix,
     make_simulation,
@@ -117,7 +117,7 @@ def test_villin_is_entered():
     assert 1e-4 < entry.moved < 0.02
     assert model.energy() == pytest.approx(entry.energy_minimized, abs=1)
     assert np.array_equal(model.backbone(), entry.backbone)
-    rotation, shift = fitted(entry.backbone.reshape(-1, 3), protein.backbone.reshape(-1, 3))
+    rotation, shift = aligned(entry.backbone.reshape(-1, 3), protein.backbone.reshape(-1, 3))
     apart = entry.backbone.reshape(-1, 3) @ rotation.T + shift - protein.backbone.reshape(-1, 3)
     assert np.sqrt((apart**2).sum(-1).mean()) == pytest.approx(entry.moved, rel=1e-6)
     assert set(entry.seconds) == {"place", "minimize", "equilibrate"} and "backbone" not in repr(entry)
@@ -131,12 +131,12 @@ def test_villin_is_entered():
     assert again.moved < 0.004, "constraints alone"
     assert model.torsions().shape == (protein.length, 7)
 
-    # side chains turned into one another settle without the backbone
+    # overlaps of side chains turned into one another are relieved without the backbone
     turned = protein.torsions.copy()
     turned[:, 3:] += 1.0
     model.enter(protein.backbone, turned, minimize=0, equilibrate=0)
     clashing, before = model.energy(), model.positions()
-    settle(simulation.context, model._side_chains)
+    relieve_overlaps(simulation.context, model._side_chains)
     moved = np.linalg.norm(model.positions() - before, axis=-1)
     assert clashing > 1e5 and model.energy() < 0.02 * clashing
     assert moved[model.backbone_atoms].max() < 0.005 < moved.max()
@@ -169,7 +169,7 @@ def test_integrators_and_force_fields_of_the_users_choice():
 
 
 @pytest.mark.parametrize("tilt", [0.0, 0.6])
-def test_water_makes_way(tilt):
+def test_overlapping_water_is_displaced(tilt):
     """Overlapping waters move as rigid bodies to where nothing is; the others stay to the bit."""
     topology, positions = solvated_helix()
     protein = Protein.from_openmm(*helix(4))
@@ -182,7 +182,7 @@ def test_water_makes_way(tilt):
     shifted = positions.copy()
     inside = np.setdiff1d(np.arange(len(positions)), model.others)
     shifted[inside] += [0.6, 0.0, 0.3]
-    apart, count = make_way(shifted, solute, molecules, vectors)
+    apart, count = displace_solvent(shifted, solute, molecules, vectors)
     moved = [molecule for molecule in molecules if not np.array_equal(apart[molecule], shifted[molecule])]
     assert count == len(moved) > 3
     assert np.array_equal(apart[inside], shifted[inside])
@@ -200,7 +200,7 @@ def test_water_makes_way(tilt):
         assert np.allclose(apart[molecule] - apart[molecule[0]], shifted[molecule] - shifted[molecule[0]])
     crowded = nearest(apart[[molecule[0] for molecule in moved]], apart[heads])
     assert np.sort(crowded, 1)[:, 1].min() > 0.2
-    again, none = make_way(apart, solute, molecules, vectors)
+    again, none = displace_solvent(apart, solute, molecules, vectors)
     assert none == 0 and again is apart
 
 

@@ -9,7 +9,6 @@ from openmm import app, unit
 from openmm_starmd.classical.segment import entry_seed
 from tests.fakes import (
     Memory,
-    fake_rollout,  # noqa: F401
     fake_weights,
     helix,
     make_simulation,
@@ -107,7 +106,7 @@ def test_history_is_the_segment():
         frames = trajectory(simulation, 3)
         assert md.currentStep == 70
     simulation.step(1)
-    rollout = simulation.integrator._rollout
+    rollout = simulation.integrator.propagator.rollout
     assert (rollout.count, rollout.offset, simulation.currentStep) == (4, 4, 8)
     kept = rollout.frames()
     assert sorted(kept) == [0, 1, 2, 3, 4]
@@ -124,7 +123,7 @@ def test_a_segment_longer_than_the_history():
     with simulation.classical(**REFERENCE):
         frames = trajectory(simulation, 7)
     simulation.step(1)
-    kept = simulation.integrator._rollout.frames()
+    kept = simulation.integrator.propagator.rollout.frames()
     newest = simulation.protein.backbone_from_frame(frames[-1], "backbone")
     assert np.array_equal(kept[7][0].numpy(), newest)
 
@@ -350,7 +349,7 @@ def test_minimize_energy(atoms):
     picked = model.positions()[model.frame_atoms(simulation.topology)]
     assert np.allclose(distances(picked), distances(after), atol=1e-9)
     simulation.step(2)
-    rollout = simulation.integrator._rollout
+    rollout = simulation.integrator.propagator.rollout
     assert (rollout.count, rollout.offset, simulation.currentStep) == (2, 3, 5)
     alpha = [atom.index for atom in simulation.topology.atoms() if atom.name == "CA"]
     assert np.allclose(rollout.frames()[0][0].numpy()[:, 1].mean(0), before[alpha].mean(0))

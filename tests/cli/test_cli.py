@@ -22,7 +22,7 @@ from openmm_starmd.files.cutting import truncate
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import BUNDLED, DEFAULT_WEIGHTS, save_weights
-from openmm_starmd.running import Settings
+from openmm_starmd.running import RunSettings
 from tests.proteins import VILLIN
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -76,7 +76,7 @@ def test_run_writes_what_it_promises(peptide, weights, tmp_path):
 @pytest.mark.parametrize("format", ["dcd", "xtc"])
 @pytest.mark.parametrize("atoms", ["ca", "backbone"])
 def test_torn_run_resumes_to_the_same_frames(peptide, weights, tmp_path, format, atoms):
-    settings = Settings(weights=weights, seed=5, format=format, atoms=atoms)
+    settings = RunSettings(weights=weights, seed=5, format=format, atoms=atoms)
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     running.run(peptide, 13, whole, settings, progress=False)
     # frames 9 to 11 are on disk, but the checkpoint that counts them is not, and the last frame is torn
@@ -86,7 +86,7 @@ def test_torn_run_resumes_to_the_same_frames(peptide, weights, tmp_path, format,
     (torn / "checkpoint.chk").write_bytes(checkpoint)
     with open(torn / f"trajectory.{format}", "ab") as file:
         file.write((torn / f"trajectory.{format}").read_bytes()[-100:-40])
-    running.run(peptide, 13, torn, Settings(), resume=True, progress=False)
+    running.run(peptide, 13, torn, RunSettings(), resume=True, progress=False)
     np.testing.assert_array_equal(coordinates(whole, format), coordinates(torn, format))
     steps = [row.split(",")[0] for row in (torn / "log.csv").read_text().splitlines()[1:]]
     assert steps == [str(k) for k in range(1, 14)]
@@ -119,7 +119,7 @@ def test_killed_run_goes_on(peptide, weights, tmp_path, number):
         assert process.returncode == 130 and b"--resume goes on" in errors
     done = len((torn / "log.csv").read_text().splitlines())
     running.run(peptide, done + 3, torn, resume=True, progress=False)
-    running.run(peptide, done + 3, whole, Settings(weights=weights), progress=False)
+    running.run(peptide, done + 3, whole, RunSettings(weights=weights), progress=False)
     np.testing.assert_array_equal(coordinates(whole), coordinates(torn))
 
 
@@ -177,13 +177,13 @@ def test_truncation_keeps_bytes(tmp_path, format, atoms):
     assert path.read_bytes()[100:] == whole[100:]
     truncate(path, 4)
     np.testing.assert_array_equal(mdtraj.load(str(path), top=topology).xyz, before[:4])
-    with pytest.raises(ValueError, match="4 whole frames .* 5"):
+    with pytest.raises(ValueError, match=r"4 whole frames .* 5"):
         truncate(path, 5)
 
 
 def test_plot(peptide, weights, tmp_path):
     output = tmp_path / "out"
-    running.run(peptide, 4, output, Settings(weights=weights), progress=False)
+    running.run(peptide, 4, output, RunSettings(weights=weights), progress=False)
     trajectory, topology = output / "trajectory.dcd", output / "topology.pdb"
     arguments = ["plot", trajectory, "--topology", topology, "--reference", trajectory, "--output", tmp_path / "p.png"]
     result = invoke(*arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import shutil
@@ -161,6 +162,29 @@ def test_formats(tmp_path, ending):
     assert error < {"xtc": 6e-4, "xyz": 1e-4, "pdb": 6e-5}.get(ending, 1e-6)
 
 
+@pytest.mark.parametrize("ending", [".ent", ".PDB", ".pdb.gz", ".ENT.GZ", ".cif"])
+def test_every_ending_of_a_structure(tmp_path, ending):
+    """As a topology, and with its models as frames."""
+    start = fragment(9)
+    frames = wobble(start, 4)
+    mdtraj_ending = ".cif" if ending == ".cif" else ".pdb"
+    frames.save(str(tmp_path / f"x{mdtraj_ending}"))
+    frames.save_xtc(str(tmp_path / "x.xtc"))
+    expected = (tmp_path / f"x{mdtraj_ending}").rename(tmp_path / f"plain{mdtraj_ending}")
+    path = tmp_path / f"x{ending}"
+    data = expected.read_bytes()
+    path.write_bytes(gzip.compress(data) if ending.lower().endswith(".gz") else data)
+    stores = []
+    for topology in (expected, path):
+        stores.append(tmp_path / f"store{len(stores)}")
+        named = shutil.copy(topology, tmp_path / f"1abc{''.join(topology.suffixes)}")
+        outcome = prepare([named, tmp_path / "x.xtc"], stores[-1], progress=False)
+        assert outcome.rejected == [] and outcome.frames == 4
+        outcome = prepare([topology], tmp_path / f"alone{len(stores)}", Settings(interval=10.0), progress=False)
+        assert outcome.rejected == [] and outcome.frames == 4
+    assert arrays(stores[0]) == arrays(stores[1])
+
+
 def test_topologies_and_their_trajectories(tmp_path):
     """Several groups on one command line; a bare topology takes its reference from its first trajectory."""
     start = fragment()
@@ -175,7 +199,7 @@ def test_topologies_and_their_trajectories(tmp_path):
         ("one", [5, 6]),
         ("two", [5, 6]),
     ]
-    with pytest.raises(ValueError, match="one1.xtc has no topology before it"):
+    with pytest.raises(ValueError, match=r"one1.xtc has no topology before it"):
         find_sources([tmp_path / "one1.xtc"])
     with pytest.raises(ValueError, match="several inputs are named one"):
         find_sources([*one, *one])
@@ -184,7 +208,7 @@ def test_topologies_and_their_trajectories(tmp_path):
         find_sources([tmp_path / "bare.psf"])
     (source,) = find_sources([tmp_path / "bare.psf", tmp_path / "one.pdb"])
     assert [file.name for _, file in source.replicas] == ["one.pdb"]
-    with pytest.raises(ValueError, match="there is no .*nowhere"):
+    with pytest.raises(ValueError, match=r"there is no .*nowhere"):
         find_sources([tmp_path / "nowhere"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty holds neither"):
@@ -309,7 +333,7 @@ def test_split(chain, tmp_path):
     assert code == 0 and "2 proteins outside the split" in text
     assert [p.name for p in open_data([tmp_path / "val"])] == ["bbbb_B"]
     assert read_split(table) == {"aaaa_A", "bbbb_B", "zzzz_Z"}
-    with pytest.raises(ValueError, match="no split file .*columns name and split"):
+    with pytest.raises(ValueError, match=r"no split file .*columns name and split"):
         read_split(tmp_path / "missing.csv")
     for arguments, message in (
         (["--only", "val"], "say with --split"),

@@ -136,7 +136,7 @@ def test_opening_reads_no_trajectory(store, tmp_path):
         path.write_bytes(b"nonsense")
     (protein,) = open_data([copy])
     assert [len(replica) for replica in protein.replicas] == [30, 15]
-    with pytest.raises(ValueError, match="translations.npy cannot be read.*delete .*R1 and prepare it again"):
+    with pytest.raises(ValueError, match=r"translations.npy cannot be read.*delete .*R1 and prepare it again"):
         protein.replicas[0].rigids(np.arange(2))
 
 
@@ -152,7 +152,7 @@ def test_cut_off_arrays_are_refused(store, tmp_path):
     with pytest.raises(ValueError, match=r"shape \(15, 12, 3\), not \(14, 12, 3\)"):
         open_store(copy)[0].replicas[1].rigids(np.arange(2))
     (copy / "1abc_A" / "protein.json").write_text("{")
-    with pytest.raises(ValueError, match="protein.json cannot be read"):
+    with pytest.raises(ValueError, match=r"protein.json cannot be read"):
         open_store(copy)
 
 

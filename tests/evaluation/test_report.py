@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -16,15 +17,15 @@ from typer.testing import CliRunner
 from openmm_starmd.cli import evaluate as commands
 from openmm_starmd.evaluation import report, runs
 from openmm_starmd.evaluation.evaluate import Evaluation, evaluate
-from tests.test_evaluation import moving, villin
+from tests.moving_villin import moving, villin
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @pytest.fixture(scope="module")
 def evaluation() -> Evaluation:
-    pytest.importorskip("deeptime")
-    pytest.importorskip("matplotlib")
+    for package in ("deeptime", "matplotlib", "jinja2"):
+        pytest.importorskip(package)
     reference = runs.reduce(moving(80), "MD")
     second = runs.reduce(moving(80, seed=1), "second </script><b>&")
     return evaluate([reference], [second, replace(reference, label="same")])
@@ -78,17 +79,30 @@ def test_page_renders_in_a_browser_without_errors(page, tmp_path):
     assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
-@pytest.mark.parametrize("missing, extra", [("matplotlib.figure", "analysis"), ("deeptime", "analysis")])
+@pytest.mark.parametrize(
+    "missing, extra", [("matplotlib.figure", "analysis"), ("deeptime", "analysis"), ("jinja2", "analysis")]
+)
 def test_a_missing_extra_is_named(missing, extra, evaluation, monkeypatch):
     for name in [n for n in sys.modules if n == missing or n.startswith(missing + ".")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ImportError, match=extra):
+    with pytest.raises(ImportError, match="analysis"):
         if missing == "deeptime":
             run = runs.reduce(moving(30), "MD")
             evaluate([run], [replace(run, label="same")])
         else:
             report.render(evaluation)
+
+
+def test_what_the_page_is_made_of_comes_with_the_package():
+    folder = files("openmm_starmd.evaluation")
+    assert "{{ title }}" in folder.joinpath("report.html.jinja").read_text(encoding="utf-8")
+    assert "getContext" in folder.joinpath("viewer.js").read_text(encoding="utf-8")
+
+
+def test_the_script_stands_in_the_page_as_it_is(page):
+    script = files("openmm_starmd.evaluation").joinpath("viewer.js").read_text(encoding="utf-8")
+    assert script in page.read_text() and "</script" not in script
 
 
 def command():

@@ -12,7 +12,6 @@ from openmm_starmd.geometry.rigid import (
     cb_from_rigids,
     rigids_from_backbone,
     superpose,
-    superposition,
 )
 from openmm_starmd.geometry.so3 import (
     UNIFORM_MEAN_ANGLE,
@@ -24,6 +23,7 @@ from openmm_starmd.geometry.so3 import (
     quaternion_to_matrix,
     rotation_from_gaussian,
 )
+from openmm_starmd.geometry.superposition import superposition
 
 DOUBLE = torch.float64
 # Zero, both sides of the switches between series and closed form (angles 1e-2 and 1e-1 in exp, 2e-4 in log), and π.

@@ -14,7 +14,7 @@ import openmm_starmd.hybrid.alternation
 from openmm_starmd.hybrid.alternation import PolicyError, alternate
 from openmm_starmd.hybrid.reporters import hand_over
 from openmm_starmd.verdicts.report import Finding
-from tests.fakes import Memory, fake_rollout, helix, make_simulation, positions_of  # noqa: F401
+from tests.fakes import Memory, helix, make_simulation, positions_of
 
 CLASSICAL = {"platform": "Reference"}
 # 1 ps a stride: a refresher is 250 time steps
@@ -53,7 +53,7 @@ def lines_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_blocks_alternate_and_reporters_see_every_frame_once(fake_rollout, judged):  # noqa: F811
+def test_blocks_alternate_and_reporters_see_every_frame_once(fake_rollout, judged):
     simulation, memory, sparse = simulate(), Memory(), Memory(interval=3)
     simulation.reporters += [memory, sparse]
     outcome = alternate(simulation, cycles=2, **PLAN)
@@ -67,7 +67,7 @@ def test_blocks_alternate_and_reporters_see_every_frame_once(fake_rollout, judge
     assert min(moved) > 0
 
 
-def test_frames_are_those_of_the_same_steps_by_hand(fake_rollout, judged):  # noqa: F811
+def test_frames_are_those_of_the_same_steps_by_hand(fake_rollout, judged):
     simulation, memory = simulate(), Memory()
     simulation.reporters.append(memory)
     alternate(simulation, cycles=2, **PLAN)
@@ -80,13 +80,13 @@ def test_frames_are_those_of_the_same_steps_by_hand(fake_rollout, judged):  # no
     assert all(np.array_equal(a, b) for a, b in zip(memory.frames, other.frames, strict=True))
 
 
-def test_verdicts_come_every_k_cycles_and_at_the_end(fake_rollout, judged):  # noqa: F811
+def test_verdicts_come_every_k_cycles_and_at_the_end(fake_rollout, judged):
     simulation = simulate()
     outcome = alternate(simulation, cycles=5, validate_every=2, **(PLAN | {"classical": 0}))
     assert judged.asked == [6, 12, 15] and outcome.accepted == 3 and outcome.cycles == 5
 
 
-def test_a_bad_verdict_goes_back_and_draws_anew(fake_rollout, judged, tmp_path):  # noqa: F811
+def test_a_bad_verdict_goes_back_and_draws_anew(fake_rollout, judged, tmp_path):
     straight, kept = simulate(), Memory()
     straight.reporters.append(kept)
     alternate(straight, cycles=2, **PLAN)
@@ -109,7 +109,7 @@ def test_a_bad_verdict_goes_back_and_draws_anew(fake_rollout, judged, tmp_path):
     assert lines[3]["failures"] == 0
 
 
-def test_it_gives_up_with_the_residue_and_the_last_good_frame(fake_rollout, judged):  # noqa: F811
+def test_it_gives_up_with_the_residue_and_the_last_good_frame(fake_rollout, judged):
     simulation, memory = simulate(), Memory()
     simulation.reporters.append(memory)
     judged.script += ["pass", *["broken"] * 3]
@@ -123,7 +123,7 @@ def test_it_gives_up_with_the_residue_and_the_last_good_frame(fake_rollout, judg
     assert memory.steps[-1] == 5
 
 
-def test_what_is_accepted_can_be_chosen(fake_rollout, judged):  # noqa: F811
+def test_what_is_accepted_can_be_chosen(fake_rollout, judged):
     judged.script += ["strained", "strained"]
     assert alternate(simulate(), cycles=1, **PLAN).accepted == 1
     with pytest.raises(PolicyError):
@@ -135,7 +135,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("place", ["in a verdict", "in a report", "before the checkpoint"])
-def test_a_killed_run_goes_on_to_the_same_frames(fake_rollout, judged, tmp_path, monkeypatch, place):  # noqa: F811
+def test_a_killed_run_goes_on_to_the_same_frames(fake_rollout, judged, tmp_path, monkeypatch, place):
     def call(folder, script, break_at=None):
         folder.mkdir(exist_ok=True)
         simulation = simulate(seed=None if break_at is None and script == [] else 3)
@@ -197,7 +197,7 @@ def test_a_killed_run_goes_on_to_the_same_frames(fake_rollout, judged, tmp_path,
     assert [(a["event"], a["step"]) for a in logs[0][1:]] == [(a["event"], a["step"]) for a in logs[1][1:]]
 
 
-def test_more_cycles_go_on_where_the_log_ends(fake_rollout, judged, tmp_path):  # noqa: F811
+def test_more_cycles_go_on_where_the_log_ends(fake_rollout, judged, tmp_path):
     files = {"log": tmp_path / "run.jsonl", "trajectory": tmp_path / "run.xtc"}
     alternate(simulate(), cycles=1, **files, **PLAN)
     outcome = alternate(simulate(), cycles=3, **files, **PLAN)
@@ -208,7 +208,7 @@ def test_more_cycles_go_on_where_the_log_ends(fake_rollout, judged, tmp_path):  
     assert np.allclose(np.diff(trajectory.time), 1.0) and trajectory.n_frames == 12
 
 
-def test_a_log_of_something_else_is_refused(fake_rollout, judged, tmp_path):  # noqa: F811
+def test_a_log_of_something_else_is_refused(fake_rollout, judged, tmp_path):
     log = tmp_path / "run.jsonl"
     alternate(simulate(), cycles=1, log=log, **PLAN)
     before = log.read_bytes()
@@ -248,18 +248,18 @@ def test_a_log_of_something_else_is_refused(fake_rollout, judged, tmp_path):  # 
         {"trajectory": "run.dcd"},
     ],
 )
-def test_wrong_arguments_change_nothing(fake_rollout, wrong):  # noqa: F811
+def test_wrong_arguments_change_nothing(fake_rollout, wrong):
     simulation = simulate()
     with pytest.raises(ValueError, match="|".join(wrong)):
         alternate(simulation, **({"cycles": 1} | PLAN | wrong))
     assert simulation.currentStep == 0
 
 
-def test_an_interrupt_keeps_what_was_reported_and_no_more(fake_rollout, judged):  # noqa: F811
+def test_an_interrupt_keeps_what_was_reported_and_no_more(fake_rollout, judged):
     simulation, memory = simulate(), Memory()
     simulation.reporters.append(memory)
     alternate(simulation, cycles=1, **PLAN)
-    simulation.integrator._rollout.interrupt_at = 2
+    simulation.integrator.propagator.rollout.interrupt_at = 2
     with pytest.raises(KeyboardInterrupt):
         alternate(simulation, cycles=1, **PLAN)
     assert simulation.currentStep == 4 and memory.steps == [1, 2, 3, 4]
@@ -267,7 +267,7 @@ def test_an_interrupt_keeps_what_was_reported_and_no_more(fake_rollout, judged):
     assert simulation.reporters == [memory]
 
 
-def test_handing_over_is_reporting_as_it_would_have_been(fake_rollout, tmp_path):  # noqa: F811
+def test_handing_over_is_reporting_as_it_would_have_been(fake_rollout, tmp_path):
     live, late = simulate(), simulate()
     for simulation, name in ((live, "live"), (late, "late")):
         simulation.step(1)
@@ -290,7 +290,7 @@ def test_handing_over_is_reporting_as_it_would_have_been(fake_rollout, tmp_path)
     assert np.array_equal(positions_of(live), positions_of(late))
 
 
-def test_the_verdict_is_the_real_one(fake_rollout):  # noqa: F811
+def test_the_verdict_is_the_real_one(fake_rollout):
     simulation, seen = simulate(atoms="heavy"), []
     outcome = simulation.alternate(
         cycles=1,

@@ -11,7 +11,6 @@ from openmm import app
 
 from tests.fakes import (
     Memory,
-    fake_rollout,  # noqa: F401
     helix,
     make_simulation,
 )

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from openmm_starmd.data.windows import Batch
+from openmm_starmd.data.batches import Batch
 from openmm_starmd.geometry.rigid import Rigids
 from openmm_starmd.model.attention import KVCache
 from openmm_starmd.model.config import ModelConfig, preset

@@ -63,14 +63,14 @@ def test_wrong_files_are_refused(tmp_path):
         load_openfold_features(tmp_path, "villin", LENGTH)
     write(tmp_path)
     np.save(tmp_path / "villin_pair_repr.npy", np.full((LENGTH, LENGTH, 128), np.nan, np.float32))
-    with pytest.raises(ValueError, match="villin_pair_repr.npy holds numbers that are not finite"):
+    with pytest.raises(ValueError, match=r"villin_pair_repr\.npy holds numbers that are not finite"):
         load_openfold_features(tmp_path, "villin", LENGTH)
     np.save(tmp_path / "villin_pair_repr.npy", np.zeros((LENGTH, LENGTH, 128), int))
     with pytest.raises(ValueError, match="holds int64, expected floating-point numbers"):
         load_openfold_features(tmp_path, "villin", LENGTH)
     for content in (b"", b"no numpy file", b"\x93NUMPY"):
         (tmp_path / "villin_single_repr.npy").write_bytes(content)
-        with pytest.raises(ValueError, match="villin_single_repr.npy is not a NumPy file"):
+        with pytest.raises(ValueError, match=r"villin_single_repr\.npy is not a NumPy file"):
             load_openfold_features(tmp_path, "villin", LENGTH)
 
 

@@ -305,7 +305,7 @@ def test_split_across_the_box_is_made_whole(source, villin, bonds):
 def test_complex_in_a_truncated_octahedron(villin):
     vectors = np.array([[6.0, 0, 0], [2.0, 5.656854, 0], [-2.0, 2.828427, 4.898979]])
     modeller = app.Modeller(villin.topology, villin.positions * unit.nanometer)
-    modeller.add(villin.topology, (villin.positions + [0, 0, 1.2]) * unit.nanometer)
+    modeller.add(villin.topology, (villin.positions + np.array([0, 0, 1.2])) * unit.nanometer)
     modeller.topology.setPeriodicBoxVectors(vectors * unit.nanometer)
     whole = np.array(modeller.positions.value_in_unit(unit.nanometer))
     assert np.array_equal(quiet(modeller.topology, whole).positions, whole)
@@ -322,7 +322,7 @@ def test_split_without_a_box_names_the_residue(source):
     topology, xyz = copied(*source, box=False)
     atom = next(a for a in topology.atoms() if a.name == "C" and a.residue.id == "7")
     xyz[atom.index] += 5
-    with pytest.raises(ValueError, match="chain #1 residue LYS 7: atoms C and CA .*setPeriodicBoxVectors"):
+    with pytest.raises(ValueError, match=r"chain #1 residue LYS 7: atoms C and CA .*setPeriodicBoxVectors"):
         Protein.from_openmm(topology, xyz)
 
 
@@ -396,12 +396,12 @@ def test_chain_break_and_numbering(source):
 def test_two_chains_and_two_in_one(source, villin):
     rows = villin.topology.getNumAtoms()
     modeller = app.Modeller(villin.topology, villin.positions * unit.nanometer)
-    modeller.add(villin.topology, (villin.positions + [0, 0, 1.5]) * unit.nanometer)
+    modeller.add(villin.topology, (villin.positions + np.array([0, 0, 1.5])) * unit.nanometer)
     protein = quiet(modeller.topology, modeller.positions)
     assert protein.sequence == "/".join([villin.sequence] * 2) and protein.chain_index[-1] == 1
     assert describe_differences(protein, 100, True) is None
     assert "2 chains" in describe_differences(protein, 100, False)
-    assert np.allclose(protein.positions[rows:], villin.positions + [0, 0, 1.5])
+    assert np.allclose(protein.positions[rows:], villin.positions + np.array([0, 0, 1.5]))
 
     joined = app.Topology()
     chain = joined.addChain(" ")
@@ -434,7 +434,7 @@ def test_bad_input(source):
         Protein.from_openmm(topology, None)
     with pytest.raises(ValueError, match="to_openmm"):
         Protein.from_openmm(mdtraj.Topology.from_openmm(topology), xyz)
-    with pytest.raises(ValueError, match="split across|with their unit"):
+    with pytest.raises(ValueError, match=r"split across|with their unit"):
         Protein.from_openmm(copied(*source, box=False)[0], xyz * 10)
     with pytest.raises(ValueError, match="lie on one another"):
         Protein.from_openmm(topology, np.zeros_like(xyz))
@@ -445,9 +445,9 @@ def test_bad_input(source):
     broken[atom.index, 1] = np.inf
     with pytest.raises(ValueError, match="chain #1 residue VAL 9 atom CB has no finite position"):
         Protein.from_openmm(topology, broken)
-    with pytest.raises(ValueError, match="chain #1 residue PHE 6 lacks backbone atom CA: .*PDBFixer.*delete"):
+    with pytest.raises(ValueError, match=r"chain #1 residue PHE 6 lacks backbone atom CA: .*PDBFixer.*delete"):
         Protein.from_openmm(*copied(*source, keep=lambda a: not (a.name == "CA" and a.residue.id == "6")))
-    with pytest.raises(ValueError, match="only 2 protein residue.*LEU 1.*SER 2.*at least three"):
+    with pytest.raises(ValueError, match=r"only 2 protein residue.*LEU 1.*SER 2.*at least three"):
         Protein.from_openmm(*copied(*source, keep=lambda a: a.residue.id in ("1", "2") and a.residue.name != "HOH"))
 
 
@@ -456,7 +456,7 @@ def test_atom_in_line(source):
     atoms = {a.name: a.index for a in topology.atoms() if a.residue.id == "4" and a.residue.name == "GLU"}
     bent = xyz.copy()
     bent[atoms["N"]] = 2 * bent[atoms["CA"]] - bent[atoms["C"]]
-    with pytest.raises(ValueError, match="chain #1 residue GLU 4: .*in one line"):
+    with pytest.raises(ValueError, match=r"chain #1 residue GLU 4: .*in one line"):
         Protein.from_openmm(topology, bent)
 
 

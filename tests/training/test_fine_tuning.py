@@ -17,12 +17,12 @@ from tests.proteins import VILLIN, toy_batch, villin_features
 
 pytest.importorskip("lightning", reason="training needs the extra `train`")
 
-from openmm_starmd.cli import app  # noqa: E402
-from openmm_starmd.training.objective import noise_batch, training_pass  # noqa: E402
-from openmm_starmd.training.recipe import SIZES, take_over  # noqa: E402
+from openmm_starmd.cli import app
+from openmm_starmd.training.objective import noise_batch, training_pass
+from openmm_starmd.training.recipe import SIZES, initialise_from
 from openmm_starmd.training.settings import (
-    ObjectiveSettings,  # noqa: E402
-    read_recipe,  # noqa: E402
+    ObjectiveSettings,
+    read_recipe,
 )
 
 OLD = replace(preset("mini"), **NARROW, reference_torsions=False, steps=7, name="old")
@@ -39,7 +39,7 @@ def trained() -> Network:
 
 def test_weights_gain_the_torsions_and_go_on_from_what_they_knew():
     old, new = trained(), Network(replace(OLD, reference_torsions=True))
-    take_over(new, old)
+    initialise_from(new, old)
     features = villin_features(10)
     batch = toy_batch(replace(features, torsions=torch.randn(10, 5, 2)))
     noised = noise_batch(batch, old, ObjectiveSettings())
@@ -59,10 +59,10 @@ def test_weights_gain_the_torsions_and_go_on_from_what_they_knew():
 )
 def test_weights_of_another_model_are_refused_by_name(changes, message):
     with pytest.raises(ValueError, match=message):
-        take_over(Network(replace(OLD, **changes)), trained())
+        initialise_from(Network(replace(OLD, **changes)), trained())
     if "c_z" in changes:
         with pytest.raises(ValueError, match="reference_torsions is False and theirs True"):
-            take_over(Network(OLD), Network(replace(OLD, reference_torsions=True)))
+            initialise_from(Network(OLD), Network(replace(OLD, reference_torsions=True)))
 
 
 def test_sizes_are_all_that_shapes_depend_on():

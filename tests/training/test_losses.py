@@ -257,7 +257,7 @@ def test_sidechain_fape_knows_exchanged_names(residue, chi, symmetric):
 
 
 def test_sidechain_fape_leaves_out_what_hangs_on_unknown_torsions():
-    truth, wrong = pair()
+    truth, _ = pair()
     angles = truth.angles.clone()
     lysine = 6
     angles[:, :, lysine, 2] += 1.0  # χ2, on which CD, CE and NZ hang

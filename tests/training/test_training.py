@@ -1,5 +1,6 @@
 """Windows, objective and recipe: what is drawn, what is learned, what a killed run leaves."""
 
+import itertools
 import json
 import shutil
 from dataclasses import asdict, replace
@@ -11,15 +12,17 @@ import torch
 from typer.testing import CliRunner
 
 from openmm_starmd.analysis.flexibility import rmsf
+from openmm_starmd.data.batches import Batch, chained
 from openmm_starmd.data.trajectories import load_protein
-from openmm_starmd.data.windows import Batch, WindowDataset, WindowSettings, chained, window_frames
-from openmm_starmd.diffusion.samplers import SamplerSettings, kept_frames
-from openmm_starmd.geometry.rigid import backbone_from_rigids, rigids_from_backbone, superposition
+from openmm_starmd.data.windows import WindowDataset, WindowSettings, window_frames
+from openmm_starmd.diffusion.samplers import SamplerSettings
+from openmm_starmd.geometry.rigid import backbone_from_rigids, rigids_from_backbone
+from openmm_starmd.geometry.superposition import superposition
 from openmm_starmd.model.config import preset
 from openmm_starmd.model.frames import initial_estimate
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import load_weights, save_weights
-from openmm_starmd.rollout import Rollout
+from openmm_starmd.rollout import Rollout, kept_frames
 from tests.model.test_network import NARROW
 from tests.proteins import VILLIN
 
@@ -30,7 +33,7 @@ from openmm_starmd.training.average import Average  # noqa: E402
 from openmm_starmd.training.checkpoints import RunLog  # noqa: E402
 from openmm_starmd.training.module import learning_rate_factor  # noqa: E402
 from openmm_starmd.training.objective import noise_batch, objective  # noqa: E402
-from openmm_starmd.training.parallelism import Machines  # noqa: E402
+from openmm_starmd.training.parallelism import Parallelism  # noqa: E402
 from openmm_starmd.training.recipe import (  # noqa: E402
     Recipe,
     load_proteins,
@@ -46,7 +49,7 @@ from openmm_starmd.training.settings import (  # noqa: E402
     differences,
     read_recipe,
     recipe_from_dict,
-    recipe_objective,  # noqa: E402
+    recipe_objective,
 )
 
 
@@ -180,7 +183,7 @@ def test_rollout_shows_the_network_what_training_did(tree):
     assert numbers[1] > 1 and [int(frames.index[0]) for frames in clean] == list(range(len(numbers)))
 
     backbone = torch.stack([run.frames()[number][0] for number in numbers])[None]
-    gaps = torch.tensor([[10.0] + [10.0 * (b - a) for a, b in zip(numbers, numbers[1:], strict=False)]])
+    gaps = torch.tensor([[10.0] + [10.0 * (b - a) for a, b in itertools.pairwise(numbers)]])
     rigids = chained(rigids_from_backbone(backbone)).to(torch.float32)
     none = torch.zeros(features.length, 5)
     target = torch.ones(1, len(numbers), dtype=torch.bool)
@@ -222,7 +225,7 @@ def test_learning_rate_warms_up_and_decays():
     settings = OptimizerSettings(warmup=10)
     factors = [learning_rate_factor(step, 100, settings) for step in range(101)]
     assert factors[0] == pytest.approx(0.01) and factors[10] == pytest.approx(1.0) and factors[-1] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
 
 
 def test_mini_learns_the_wobble(tree):
@@ -233,7 +236,7 @@ def test_mini_learns_the_wobble(tree):
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     history = []
     for step in range(150):
-        total, terms = objective(network, dataset[step], recipe_objective("mini"))
+        total, _ = objective(network, dataset[step], recipe_objective("mini"))
         optimizer.zero_grad()
         total.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -453,7 +456,12 @@ def test_command_trains_from_a_file_of_settings(tree, tmp_path):
 def test_tensorboard_is_asked_for_by_name(tree, tmp_path, monkeypatch):
     monkeypatch.setattr("openmm_starmd.training.parallelism.TensorBoardLogger", _missing)
     with pytest.raises(ImportError, match="pip install tensorboard"):
-        train(load_proteins([tree]), tmp_path / "run", narrow_recipe(1), machines=Machines("cpu", logger="tensorboard"))
+        train(
+            load_proteins([tree]),
+            tmp_path / "run",
+            narrow_recipe(1),
+            parallelism=Parallelism("cpu", logger="tensorboard"),
+        )
     assert not (tmp_path / "run").exists()
 
 

@@ -22,7 +22,7 @@ from openmm_starmd.protein.protein import Protein
 from openmm_starmd.verdicts.limits import LIMITS, TRAINING_MD, Spread, advise
 from openmm_starmd.verdicts.report import Finding, Geometry, Verdict
 from openmm_starmd.verdicts.verdict import frame_at, judge, own_spread, present_frame, validate
-from tests.fakes import fake_rollout, fake_weights, helix, make_simulation, positions_of  # noqa: F401
+from tests.fakes import fake_weights, helix, make_simulation, positions_of
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 QUICK = {"duration": 0.08, "minimize": 30, "platform": "Reference"}
@@ -256,7 +256,7 @@ def test_a_frame_the_force_field_refuses_is_no_traceback(model, protein, start):
     assert {protein.residue_label(1), protein.residue_label(6)} & set(verdict.residues)
 
 
-def test_validate_leaves_every_bit_of_the_simulation(fake_rollout):  # noqa: F811
+def test_validate_leaves_every_bit_of_the_simulation(fake_rollout):
     simulation = make_simulation(helix(8), atoms="heavy")
     simulation.step(5)
     before = simulation.context.createCheckpoint()
@@ -272,7 +272,7 @@ def test_validate_leaves_every_bit_of_the_simulation(fake_rollout):  # noqa: F81
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
-def test_validate_interrupted_leaves_every_bit_too(fake_rollout, monkeypatch, error):  # noqa: F811
+def test_validate_interrupted_leaves_every_bit_too(fake_rollout, monkeypatch, error):
     simulation = make_simulation(helix(8), atoms="heavy")
     simulation.step(2)
 
@@ -291,7 +291,7 @@ def test_validate_interrupted_leaves_every_bit_too(fake_rollout, monkeypatch, er
 
 
 @pytest.mark.parametrize("atoms", ["ca", "backbone"])
-def test_frames_without_side_chains_are_judged_by_their_backbone(fake_rollout, atoms):  # noqa: F811
+def test_frames_without_side_chains_are_judged_by_their_backbone(fake_rollout, atoms):
     simulation = make_simulation(helix(8), atoms=atoms)
     start = present_frame(simulation)
     assert start.placed and start.torsions is None
@@ -302,7 +302,7 @@ def test_frames_without_side_chains_are_judged_by_their_backbone(fake_rollout, a
     assert np.array_equal(frame.backbone[:, 1], positions_of(simulation)[alphas])
 
 
-def test_drift_is_measured_by_the_history_once_there_is_one(fake_rollout):  # noqa: F811
+def test_drift_is_measured_by_the_history_once_there_is_one(fake_rollout):
     simulation = make_simulation(helix(8), weights=fake_weights(max_context=8))
     assert own_spread(simulation) is TRAINING_MD
     simulation.step(7)
@@ -344,7 +344,7 @@ def test_a_verdict_survives_json_and_draws_itself(tmp_path):
     assert again.findings == verdict.findings and again.rmsd == verdict.rmsd and math.isnan(again.temperature)
     assert str(again) == str(verdict)
     assert [p.name for p in tmp_path.iterdir()] == ["verdict.json"]
-    with pytest.raises(ValueError, match="no|not a saved verdict"):
+    with pytest.raises(ValueError, match="not a saved verdict"):
         Verdict.from_json('{"status": "pass"}')
     verdict.plot(tmp_path / "verdict.png")
     assert (tmp_path / "verdict.png").read_bytes().startswith(b"\x89PNG")
@@ -363,7 +363,7 @@ def test_limits_grade_energy_drift_and_fold():
     assert "another" not in advise("pass", []) and "shorten" in advise("broken", [Finding("clash", True, "")])
 
 
-def test_the_reporter_judges_every_few_frames(fake_rollout, tmp_path):  # noqa: F811
+def test_the_reporter_judges_every_few_frames(fake_rollout, tmp_path):
     simulation = make_simulation(helix(8), atoms="heavy")
     simulation.reporters.append(VerdictReporter(tmp_path / "verdicts.jsonl", 2, **(QUICK | {"duration": 0.0})))
     simulation.step(5)
@@ -374,7 +374,7 @@ def test_the_reporter_judges_every_few_frames(fake_rollout, tmp_path):  # noqa: 
         VerdictReporter(tmp_path / "other.jsonl", 0)
 
 
-def test_units_are_accepted(fake_rollout):  # noqa: F811
+def test_units_are_accepted(fake_rollout):
     simulation = make_simulation(helix(8), atoms="heavy")
     verdict = validate(simulation, 40 * unit.femtoseconds, minimize=10, platform="Reference")
     assert verdict.duration == pytest.approx(0.04)

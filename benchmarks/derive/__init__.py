@@ -1,0 +1,1 @@
+"""Scripts that derive the tables of constants in the package from structures."""

@@ -1,0 +1,1 @@
+"""What the benchmarks share: drawing of rollouts, figures, tables, pages of results."""

@@ -1,0 +1,10 @@
+"""Where the benchmarks read from and write to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parents[1]
+ROOT = BENCHMARKS.parent
+DATA = BENCHMARKS / "data"
+RESULTS = BENCHMARKS / "results"

@@ -1,0 +1,1 @@
+"""Geometry of residues: names, bonds, rigids, torsions, heavy atoms, superposition. Arrays only."""
