@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from openmm_starmd.hybrid.reporters import VerdictReporter
     from openmm_starmd.integrator import StarMDIntegrator
     from openmm_starmd.model.weights import Weights, load_weights
-    from openmm_starmd.propagators.checking import check_propagator
-    from openmm_starmd.propagators.contract import Present, Propagator, Proposal
-    from openmm_starmd.propagators.learned import LearnedPropagator
+    from openmm_starmd.propagator_checks import check_propagator
+    from openmm_starmd.propagators import LearnedPropagator, Present, Propagator, Proposal
     from openmm_starmd.protein.protein import Protein
     from openmm_starmd.simulation import StarMDSimulation
     from openmm_starmd.training.recipe import train
@@ -50,11 +49,11 @@ __all__ = [
 
 _HOMES = {
     "ClassicalSettings": "classical.settings",
-    "LearnedPropagator": "propagators.learned",
+    "LearnedPropagator": "propagators",
     "PolicyError": "hybrid.alternation",
-    "Present": "propagators.contract",
-    "Propagator": "propagators.contract",
-    "Proposal": "propagators.contract",
+    "Present": "propagators",
+    "Propagator": "propagators",
+    "Proposal": "propagators",
     "Protein": "protein.protein",
     "Recipe": "training.settings",
     "StarMDIntegrator": "integrator",
@@ -64,7 +63,7 @@ _HOMES = {
     "VerdictReporter": "hybrid.reporters",
     "Weights": "model.weights",
     "backmap_trajectory": "atoms.trajectories",
-    "check_propagator": "propagators.checking",
+    "check_propagator": "propagator_checks",
     "load_weights": "model.weights",
     "train": "training.recipe",
 }

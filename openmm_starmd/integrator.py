@@ -21,7 +21,7 @@ from openmm import unit
 from openmm_starmd.errors import StarMDWarning, Uncopiable, keyboard_interrupts
 from openmm_starmd.geometry.residues import BROKEN_BOND
 from openmm_starmd.history import History, HistoryIntegrator
-from openmm_starmd.propagators.contract import (
+from openmm_starmd.propagators import (
     Present,
     Propagator,
     Proposal,
@@ -318,7 +318,9 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
             raise ValueError("the stride is fixed for a simulation's life: make a StarMDSimulation with another stride")
 
     def _positions(self, context: mm.Context) -> Array:
-        positions = context.getState(positions=True).getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        # OpenMM's own method: there is nothing to warn of
+        state = mm.Context.getState(context, positions=True)
+        positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
         if not np.isfinite(positions).all():
             raise RuntimeError(
                 "positions are not finite: something other than Python's step() advanced this integrator (a "

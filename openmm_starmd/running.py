@@ -225,7 +225,7 @@ def run(
         drawn, seconds = simulation.currentStep - done, time.perf_counter() - began
         stride = simulation.stride.value_in_unit(unit.picosecond)
         speed = 86.4 * drawn * stride / seconds if drawn else float("nan")
-        # asked for no more than there is, a run keeps the summary and the speed it has
+        # a run that was asked for no more frames than it has keeps its summary, and the speed in it
         if not interrupted and (drawn or _summarised_frames(files.summary) != done):
             _summarise(files, settings, stride, speed)
         return Outcome(simulation.currentStep, interrupted, speed)

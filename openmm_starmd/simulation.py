@@ -18,8 +18,7 @@ from openmm_starmd.classical.settings import ClassicalOptions, ClassicalSettings
 from openmm_starmd.context import frame_system
 from openmm_starmd.errors import StarMDWarning, Uncopiable, keyboard_interrupts
 from openmm_starmd.integrator import StarMDIntegrator
-from openmm_starmd.propagators.choice import find_propagator
-from openmm_starmd.propagators.learned import LearnedPropagator
+from openmm_starmd.propagators import LearnedPropagator, find_propagator
 from openmm_starmd.protein.protein import Protein, describe_differences
 from openmm_starmd.quantities import as_array, in_unit, keywords_of, whole_number
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from openmm_starmd.hybrid.segment import Segment
     from openmm_starmd.model.openfold import OpenFoldFeatures
     from openmm_starmd.model.weights import Weights
-    from openmm_starmd.propagators.contract import Propagator
+    from openmm_starmd.propagators import Propagator
     from openmm_starmd.verdicts.limits import Limits, Spread
     from openmm_starmd.verdicts.report import Verdict
 

@@ -80,7 +80,7 @@ class AllAtomModel:
         """
         complete = protein.backmap("heavy")
         topology, positions, at = with_termini(complete, protein.bonded)
-        # in the axes of the first residue, so that a rotated input gets the same hydrogens
+        # hydrogens are added in the axes of the first residue, so that a rotated input gets the same ones
         anchor = complete.positions[complete.backbone[0]]
         axes = axes_of(anchor)
         local = (positions - anchor[1]) @ axes * unit.nanometer
@@ -94,7 +94,7 @@ class AllAtomModel:
         built = correct_hydrogens(modeller.topology, built)
         places = [{atom.name: atom.index for atom in residue.atoms()} for residue in modeller.topology.residues()]
         heavy = np.array([places[residue][name] for residue, name in at])
-        # heavy atoms as they were, to the bit
+        # turning to those axes and back has rounded the heavy atoms
         built[heavy] = complete.positions
         return cls(protein, modeller.topology, built, heavy, complete)
 

@@ -109,7 +109,7 @@ def backmap_trajectory(
             stacklevel=2,
         )
     if interval is None and source_path.suffix.lower() == ".dcd":
-        # the format stores no times
+        # a DCD file stores no times
         interval = config.get("stride")
     relaxing = {"iterations": iterations, "stiffness": stiffness, "platform": platform} if minimize else None
     placer = _Placer(protein, to, geometry, forcefield, relaxing)

@@ -15,14 +15,14 @@ from openmm_starmd.classical.settings import ClassicalSettings, copy_integrator
 if TYPE_CHECKING:
     from openmm_starmd.protein.protein import Protein
 
-# what a force field, a thermostat or bookkeeping brings, and learned frames have learned
+# forces of force fields, thermostats and bookkeeping, whose effect is in the learned frames
 _ORDINARY = frozenset(
     "HarmonicBondForce HarmonicAngleForce PeriodicTorsionForce RBTorsionForce CMAPTorsionForce NonbondedForce "
     "CustomNonbondedForce GBSAOBCForce CustomGBForce GayBerneForce CMMotionRemover AndersenThermostat DrudeForce "
     "AmoebaMultipoleForce AmoebaVdwForce AmoebaTorsionTorsionForce AmoebaGeneralizedKirkwoodForce "
     "AmoebaWcaDispersionForce HippoNonbondedForce".split()
 )
-# force fields use these too, and nothing tells a restraint from them
+# force fields use these too, so that a restraint made of one cannot be told apart
 _AMBIGUOUS = frozenset("CustomBondForce CustomAngleForce CustomTorsionForce CustomCompoundBondForce".split())
 _PROPERTIES = ("Threads", "Precision", "DeviceIndex", "DeterministicForces", "UseCpuPme", "OpenCLPlatformIndex")
 

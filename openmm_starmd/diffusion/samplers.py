@@ -252,8 +252,7 @@ class Multistep:
         # noise over signal, with the shrinking of the translations undone
         ratio_t = schedule.sigma_translation(t) / schedule.alpha(t)
         ratio_s = schedule.sigma_translation(s) / schedule.alpha(s)
-        # a rotation vector's spread is narrower than σ where rotations wrap around, and no later step mends a first
-        # one that ignores it
+        # rotation vectors spread less than σ where rotations wrap around; an error of the first step here would stay
         turn_t, turn_s = (igso3.flat_width(schedule.sigma_rotation(x)) for x in (t, s))
         if previous is not None:
             older, tau_older = previous

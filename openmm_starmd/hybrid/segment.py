@@ -14,7 +14,7 @@ from openmm import app, unit
 from openmm_starmd.classical.settings import inner_steps
 from openmm_starmd.errors import keyboard_interrupts
 from openmm_starmd.geometry.superposition import aligned
-from openmm_starmd.propagators.contract import Present, Proposal
+from openmm_starmd.propagators import Present, Proposal
 
 if TYPE_CHECKING:
     from types import TracebackType

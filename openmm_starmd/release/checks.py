@@ -234,7 +234,7 @@ def _check_rollout(loaded: Weights, frames: int) -> Iterator[Check]:
         drawn = [rollout.step() for _ in range(frames)]
         finite = all(bool(frame.backbone.isfinite().all() and frame.torsions.isfinite().all()) for frame in drawn)
     except RuntimeError:
-        # what is not finite cannot be superposed
+        # superposing a frame that is not finite raises
         finite = False
     if not finite:
         yield Check("forward pass", False, "frames of villin are not finite")

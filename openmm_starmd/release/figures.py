@@ -106,7 +106,7 @@ def means(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     seconds = [r["second"]["rmsf_correlation"] for r in results.values() if r["second"] is not None]
     return {
         "model_rmsf_correlation": float(np.mean([r["model"]["rmsf_correlation"] for r in results.values()])),
-        # a mean over fewer proteins than the model's would be another figure
+        # a mean over fewer proteins than the model's is not to be compared with it
         "second_rmsf_correlation": float(np.mean(seconds)) if len(seconds) == len(results) else None,
         "network_rmsf_correlation": networks,
         "best_network": max(networks, key=lambda label: networks[label]),

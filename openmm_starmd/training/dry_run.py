@@ -103,7 +103,7 @@ def dry_run(proteins: Sequence[ProteinData], recipe: Recipe, device: str, steps:
     def planned(number: int) -> list[Plan]:
         return [dataset.plan(number, position) for position in range(recipe.accumulate)]
 
-    step(planned(0))  # moments, tables and kernels come into being
+    step(planned(0))  # the first step allocates Adam's moments, fills tables and compiles kernels
     plan = _longest(proteins, recipe)
     network.zero_grad(set_to_none=False)
     batch = dataset.read(plan)

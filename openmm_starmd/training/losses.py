@@ -20,7 +20,7 @@ from openmm_starmd.geometry.so3 import log_map
 FAPE_CLAMP = 1.0  # nm
 FAPE_SCALE = 1.0  # nm
 CONTACT = 0.6  # nm, pairs of the distance map
-SOFT = 1e-4  # nm, where lengths turn from a cone into a bowl, so that they have a gradient at zero
+SOFT = 1e-4  # nm, added to lengths in quadrature, so that they have a gradient at zero
 CLASH = 0.36  # nm; MD keeps non-neighbouring CA further apart, and a frame with a pair under 0.30 is not valid
 
 
@@ -145,8 +145,8 @@ def frame_aligned_point_error(predicted: Rigids, truth: Rigids, points: Tensor, 
     -------
     Tensor [...]
     """
-    # R'(x - t) - S'(y - u) of all rigids and points as one product [P, 6] @ [6, 3 N]: of everything [N, P] only the
-    # difference is ever held. Centring keeps the digits.
+    # R'(x - t) - S'(y - u) of all rigids and points as one product [P, 6] @ [6, 3 N], so that the difference is the only
+    # array of size N P. Points are centred first, for precision.
     center, true_center = points.mean(-2, keepdim=True), true_points.mean(-2, keepdim=True)
     both = torch.cat([points - center, true_points - true_center], dim=-1)
     axes = torch.cat([predicted.rotations, -truth.rotations], dim=-2)  # [..., N, 6, 3]

@@ -182,7 +182,7 @@ def loss_terms(
         terms["clash"] = sharp * losses.clash_loss(predicted.translations)
     if "distance" in names:
         points, true_points = losses.backbone_atoms(predicted), losses.backbone_atoms(truth)
-        # in units of the knowable, like the standardised errors
+        # over the spread that the noise leaves, like the standardised errors
         terms["distance"] = sharp * losses.distance_map_loss(points, true_points) / (10 * scale).square()
     if names.keys() & {"coordinates", "distance_low"}:
         psi = batch.torsions[:, 1:, :, 0]

@@ -122,7 +122,7 @@ def roll_out(network: Network, trial: Trial, device: str | torch.device) -> dict
         try:
             alphas[frame] = rollout.step().backbone[0, :, 1].numpy()
         except RuntimeError:
-            # half-trained weights may lead where nothing is finite: a figure, not the end of the training
+            # half-trained weights may give frames that are not finite: count them as invalid and go on training
             break
     verdict = judge(alphas, features.bonded.numpy())
     compared = alphas[: trial.compared]

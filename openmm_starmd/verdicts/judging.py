@@ -241,7 +241,7 @@ class Judge:
         """The largest force on a heavy atom with its hydrogens, kJ/mol/nm, and its residue."""
         state = model.simulation.context.getState(forces=True)
         forces = state.getForces(asNumpy=True).value_in_unit(unit.kilojoules_per_mole / unit.nanometer)
-        # constraints balance the forces along bonds to hydrogen, which only the sum is free of
+        # constraints take up the forces along bonds to hydrogen, which cancel in the sum over an atom and its hydrogens
         sums = np.zeros((len(self._carriers), 3))
         np.add.at(sums, self._carriers, np.asarray(forces))
         sizes = np.nan_to_num(np.linalg.norm(sums[self._atoms], axis=-1), nan=np.inf)  # [heavy atoms]

@@ -102,7 +102,7 @@ class Limits:
         if heat > self.heat[0]:
             text = f"strain heated it to {figures.temperature:.0f} K (thermostat {figures.temperature_set:g} K)"
             found.append(Finding("temperature", heat > self.heat[1], text, tuple(moved)))
-        # contacts come and go in a loose protein; only with a drift beyond the expected is that a loss
+        # contacts come and go in a loose protein: their loss counts only where the drift is beyond the expected, too
         if figures.contacts < self.contacts and ratio > self.drift[0]:
             text = f"only {100 * figures.contacts:.0f} % of its contacts survive the segment: the fold does not hold"
             found.append(Finding("fold", True, text, tuple(moved)))
@@ -221,7 +221,7 @@ class Spread:
         frames = np.asarray(backbones, dtype=np.float64).reshape(len(backbones), -1, 3)
         if len(frames) < 2:
             raise ValueError(f"{len(frames)} frame(s) tell no spread: at least two are needed")
-        # of long lags there are few pairs; ten lags say all that the growth's exponent does not
+        # ten lags are enough, for the RMSD grows smoothly between them
         lags = np.unique(np.geomspace(1, max(1, len(frames) // 2), 10).astype(int)).tolist()
         values = []
         for lag in lags:

@@ -185,7 +185,7 @@ class Verdict:
         return "\n".join([*lines, "", f"advice: {self.advice}"])
 
     def _fold(self) -> str:
-        # without dynamics nothing has tried it
+        # without dynamics the fold was not put to the test
         return "no" if not self.fold_held else "yes" if self.times else "-"
 
     def _energy(self, total: float) -> str:

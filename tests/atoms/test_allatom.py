@@ -109,11 +109,7 @@ def test_hydrogens_ride(villin, model):
         after = np.linalg.norm(placed[:, first] - placed[:, second], axis=-1)
         assert np.abs(after - before).max() < limit
     residues = [{atom.name: atom.index for atom in residue.atoms()} for residue in model.topology.residues()]
-    flat = [
-        (here["H"], here["N"], here["CA"], before["C"])
-        for before, here in pairwise(residues)
-        if "H" in here
-    ]
+    flat = [(here["H"], here["N"], here["CA"], before["C"]) for before, here in pairwise(residues) if "H" in here]
     assert len(flat) > 30
     for frame in placed:
         assert np.abs(np.cos(dihedral(*(frame[list(atoms)] for atoms in zip(*flat, strict=True))))).min() > 0.9

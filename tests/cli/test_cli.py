@@ -139,7 +139,7 @@ def test_resume_refuses_what_differs(peptide, weights, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, words",
+    ("arguments", "words"),
     [
         (["no-such-file.pdb"], "no file"),
         (["PEPTIDE", "--stride", 1e6], "stride"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from openmm import app, unit
 
-import openmm_starmd.propagators.choice
+import openmm_starmd.propagators
 from openmm_starmd import Propagator, Proposal, StarMDSimulation, check_propagator
 from openmm_starmd.protein import Protein
 from openmm_starmd.simulation import SimulationOptions
@@ -173,7 +173,7 @@ def test_set_positions_begins_a_history():
 
 def test_entry_points_are_found_by_name(monkeypatch):
     point = EntryPoint("walk", "tests.simulation.test_propagators:RandomWalk", "openmm_starmd.propagators")
-    monkeypatch.setattr(openmm_starmd.propagators.choice, "entry_points", lambda group: [point])
+    monkeypatch.setattr(openmm_starmd.propagators, "entry_points", lambda group: [point])
     assert np.array_equal(trajectory(simulate("walk"), 2), trajectory(simulate(), 2))
     with pytest.raises(ValueError, match=r"no propagator 'run'.*walk"):
         simulate("run")

@@ -6,7 +6,7 @@ import json
 import math
 import random
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import mdtraj
@@ -19,8 +19,10 @@ from openmm_starmd.geometry.ideal import ATOM_NAMES, ideal_atoms
 from openmm_starmd.geometry.torsions import dihedral, rotate_about
 from openmm_starmd.hybrid.reporters import VerdictReporter
 from openmm_starmd.protein.protein import Protein
+from openmm_starmd.verdicts.judging import Figures
 from openmm_starmd.verdicts.limits import LIMITS, TRAINING_MD, Spread, advise
 from openmm_starmd.verdicts.report import Finding, Geometry, Verdict
+from openmm_starmd.verdicts.settings import VerdictSettings
 from openmm_starmd.verdicts.verdict import frame_at, judge, own_spread, present_frame, validate
 from tests.fakes import fake_weights, helix, make_simulation, positions_of
 
@@ -99,7 +101,7 @@ def test_a_clean_frame_has_no_defects(inspector, start):
     assert kinds(quality) == set() and quality.overlap == 0 and quality.ramachandran == 0
 
 
-@pytest.mark.parametrize("pull, grave", [(0.03, False), (0.08, True)])
+@pytest.mark.parametrize(("pull", "grave"), [(0.03, False), (0.08, True)])
 def test_a_broken_chain_is_found_between_its_residues(protein, inspector, start, pull, grave):
     made = start.copy()
     bond = start[atom(protein, 4, "N")] - start[atom(protein, 3, "C")]
@@ -156,7 +158,7 @@ def test_the_hand_of_the_start_is_right(protein, start):
     assert inspector.inspect(start).count("chirality") == 1
 
 
-@pytest.mark.parametrize("degrees, grave", [(45, False), (75, True), (180, True)])
+@pytest.mark.parametrize(("degrees", "grave"), [(45, False), (75, True), (180, True)])
 def test_a_twisted_peptide_is_found(protein, inspector, start, degrees, grave):
     quality = inspector.inspect(twisted(protein, start, 5, degrees))
     assert ("peptide", (5, 6), grave) in kinds(quality)
@@ -318,6 +320,24 @@ def test_wrong_arguments_are_said(model, start):
             judge(model, frame, duration)
     with pytest.raises(ValueError, match="iterations"):
         judge(model, frame, 0.0, minimize=-1)
+
+
+def test_settings_strip_units():
+    made = VerdictSettings(duration=40 * unit.femtoseconds)
+    assert made.duration == pytest.approx(0.04) and made == VerdictSettings(duration=made.duration)
+    with pytest.raises(ValueError, match="duration is -1 ps"):
+        VerdictSettings(duration=-1)
+
+
+def test_figures_make_a_verdict_with_the_gravest_findings_first():
+    names = {field.name for field in fields(Verdict)}
+    assert names - {field.name for field in fields(Figures)} == {"status", "advice", "residues", "findings", "seconds"}
+    given = {name: getattr(example(), name) for name in names & {field.name for field in fields(Figures)}}
+    minor, grave = Finding("bond", False, "off", ("ALA 1",)), Finding("break", True, "torn", ("ALA 2", "ALA 1"))
+    verdict = Figures(**given).verdict([minor, grave], 2.0)
+    assert (verdict.status, verdict.findings, verdict.residues) == ("broken", (grave, minor), ("ALA 2", "ALA 1"))
+    assert verdict.seconds == 2.0 and verdict.drift == given["drift"] and "drop the frame" in verdict.advice
+    assert Figures(**given).verdict([minor], 0.0).status == "strained" and Figures(**given).verdict([], 0.0).passed
 
 
 def example(**changes):

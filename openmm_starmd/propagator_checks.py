@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from openmm_starmd.propagators.choice import find_propagator
-from openmm_starmd.propagators.contract import Array, Present, Propagator, Proposal, check_numbers, memory_of
+from openmm_starmd.propagators import Array, Present, Propagator, Proposal, check_numbers, find_propagator, memory_of
 
 if TYPE_CHECKING:
     from openmm_starmd.protein.protein import Protein
