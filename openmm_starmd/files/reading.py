@@ -91,6 +91,7 @@ def load_frames(path: str | os.PathLike[str]) -> mdtraj.Trajectory:
         Whatever mdtraj's readers raise; a ValueError for what neither of them can read.
     """
     import mdtraj
+    from mdtraj.formats.pdbx import load_pdbx
 
     kind = structure_format(path)
     if kind is None:
@@ -98,7 +99,7 @@ def load_frames(path: str | os.PathLike[str]) -> mdtraj.Trajectory:
     if kind == "PDB":
         return mdtraj.load_pdb(str(path))
     try:
-        return mdtraj.load_pdbx(str(path))
+        return load_pdbx(str(path))
     except Exception:
         # mdtraj's parser is OpenMM's, but wants a number of every residue, which solvent and ligands may lack
         return _through_openmm(path)

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from openmm_starmd.geometry.rigid import cb_from_rigids
 from openmm_starmd.model.config import ModelConfig
-from openmm_starmd.model.features import Features
+from openmm_starmd.model.features import TORSIONS, Features
 from openmm_starmd.model.layers import MLP, radial_basis
 
 LARGEST_SEPARATION = 32
-TORSIONS = 5  # psi, chi1..4
 DISTANCE_BINS = 24
 LARGEST_DISTANCE = 2.4  # nm
 

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from openmm_starmd.geometry.rigid import Rigids, rigids_from_backbone
 
+TORSIONS = 5
+"""Torsions of a residue that the network sees and predicts: ψ and χ1..4."""
+
 
 class ResidueArrays(Protocol):
     """What :meth:`Features.of` reads of residues, as arrays; the attributes are those of :class:`Features`."""

@@ -13,7 +13,7 @@ from openmm_starmd.geometry.so3 import exp_map
 from openmm_starmd.model.attention import KVCache, RotaryAngles, SpaceTimeAttention
 from openmm_starmd.model.conditioner import Conditioner
 from openmm_starmd.model.config import ModelConfig
-from openmm_starmd.model.features import Features
+from openmm_starmd.model.features import TORSIONS, Features
 from openmm_starmd.model.frames import Estimate, Frames, deviation, initial_estimate
 from openmm_starmd.model.ipa import InvariantPointAttention
 from openmm_starmd.model.layers import MLP, fourier, radial_basis
@@ -22,7 +22,6 @@ from openmm_starmd.model.openfold import OpenFoldConditioner
 
 DISTANCE_BINS = 16
 LARGEST_DISTANCE = 2.0  # nm
-TORSIONS = 5  # psi, chi1..4
 
 
 @dataclass(frozen=True)

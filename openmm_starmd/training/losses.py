@@ -145,8 +145,8 @@ def frame_aligned_point_error(predicted: Rigids, truth: Rigids, points: Tensor, 
     -------
     Tensor [...]
     """
-    # R'(x - t) - S'(y - u) of all rigids and points as one product [P, 6] @ [6, 3 N], so that the difference is the only
-    # array of size N P. Points are centred first, for precision.
+    # R'(x - t) - S'(y - u) of all rigids and points as one product [P, 6] @ [6, 3 N], so that the difference is the
+    # only array of size N P. Points are centred first, for precision.
     center, true_center = points.mean(-2, keepdim=True), true_points.mean(-2, keepdim=True)
     both = torch.cat([points - center, true_points - true_center], dim=-1)
     axes = torch.cat([predicted.rotations, -truth.rotations], dim=-2)  # [..., N, 6, 3]

@@ -6,7 +6,7 @@ import openmm as mm
 import pytest
 from openmm import app, unit
 
-from openmm_starmd.classical.segment import entry_seed
+from openmm_starmd.hybrid.segment import entry_seed
 from tests.fakes import (
     Memory,
     fake_weights,

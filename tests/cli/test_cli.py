@@ -73,6 +73,7 @@ def test_run_writes_what_it_promises(peptide, weights, tmp_path):
     assert len(rows) == 7 and rows[-1].startswith("6,30.0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["dcd", "xtc"])
 @pytest.mark.parametrize("atoms", ["ca", "backbone"])
 def test_torn_run_resumes_to_the_same_frames(peptide, weights, tmp_path, format, atoms):
@@ -108,6 +109,7 @@ def wait_for_frames(process: subprocess.Popen, output: Path, frames: int) -> Non
     pytest.fail(f"no {frames} frames: {process.stderr.read().decode()}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_killed_run_goes_on(peptide, weights, tmp_path, number):
     torn, whole = tmp_path / "torn", tmp_path / "whole"
@@ -192,6 +194,7 @@ def test_plot(peptide, weights, tmp_path):
     assert invoke("plot", trajectory, "--topology", "none.pdb").exit_code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (BUNDLED / DEFAULT_WEIGHTS / "config.json").exists(), reason="no bundled weights yet")
 def test_villin_moves_and_stays_whole(tmp_path):
     result = invoke("run", VILLIN, "--frames", 10, "--seed", 1, "--output", tmp_path / "out")
@@ -208,6 +211,7 @@ def test_files_of_others_are_not_overwritten(peptide, weights, tmp_path):
     assert (tmp_path / "trajectory.dcd").read_text() == "mine" and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_folder_is_drawn_into_by_one_process(peptide, weights, tmp_path):
     process = start(peptide, weights, tmp_path / "out", 400)
     try:

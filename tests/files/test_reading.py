@@ -73,6 +73,14 @@ def test_mdtraj_reads_every_ending(peptide, reference):
         assert np.allclose(frame.unitcell_vectors, reference.unitcell_vectors, atol=1e-3)
 
 
+@pytest.mark.parametrize("peptide", [".pdb", ".pdb.gz", ".cif", ".cif.gz", ".mmcif", ".pdbx"], indirect=True)
+def test_what_mdtraj_reads_stays_the_same(peptide):
+    ours, theirs = load_frames(peptide), mdtraj.load(str(peptide))
+    assert ours.topology == theirs.topology
+    for name in ("xyz", "time", "unitcell_vectors"):
+        assert getattr(ours, name).tobytes() == getattr(theirs, name).tobytes(), name
+
+
 @pytest.mark.parametrize("peptide", [".mmcif", ".CIF", ".pdbx.gz", ".ent", ".PDB.GZ"], indirect=True)
 def test_make_data_takes_every_ending(peptide):
     modeller, system = prepare_model(peptide, Protocol())

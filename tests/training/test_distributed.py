@@ -150,6 +150,7 @@ def test_accumulated_batches_give_the_gradient_of_the_double_batch(tmp_path, mon
     assert len(seen) == 2 and (seen[0] - expected).norm() < 1e-5 * expected.norm()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_gradient_of_the_double_batch(tmp_path):
     """DDP over gloo, started as Lightning starts it, against one process with both batches."""
     settings = recipe(steps=2, accumulate=1)

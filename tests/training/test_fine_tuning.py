@@ -87,6 +87,7 @@ def test_sizes_are_all_that_shapes_depend_on():
         assert changed == shapes or name in SIZES, name
 
 
+@pytest.mark.slow
 def test_settings_of_the_model_come_from_the_weights_but_for_those_of_the_file(tmp_path):
     folder = tmp_path / "atlas" / "frag"
     folder.mkdir(parents=True)

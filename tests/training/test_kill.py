@@ -69,6 +69,7 @@ def state(run: Path) -> tuple[bytes, ...]:
     return tuple((run / name).read_bytes() for name in ("weights/model.safetensors", "weights/config.json", "log.csv"))
 
 
+@pytest.mark.slow
 def test_killed_processes_end_as_an_undisturbed_one(tree, tmp_path):
     """The benchmark, with two kills of a small network."""
     config = {"model": NARROW, "windows": {"tokens": 64}, "save_every": 1}
@@ -84,6 +85,7 @@ class Killed(BaseException):
 MOMENTS = ["log", "weights", "checkpoint unfinished", "checkpoint not renamed", "after"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_every_moment_of_saving_is_a_good_one_to_die(tree, tmp_path, recipe, unbroken, moment):
     proteins = open_data([tree])
@@ -188,6 +190,7 @@ def test_two_processes_cannot_train_into_one_folder(tree, tmp_path, recipe):
     train(proteins, output, replace(recipe, steps=1), accelerator="cpu", progress=False)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_settings_and_data(tree, tmp_path, recipe):
     proteins = open_data([tree])
     output = tmp_path / "run"

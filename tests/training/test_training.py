@@ -228,6 +228,7 @@ def test_learning_rate_warms_up_and_decays():
     assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
 
 
+@pytest.mark.slow
 def test_mini_learns_the_wobble(tree):
     """The standardised error starts near one by construction and falls below it."""
     torch.manual_seed(0)
@@ -245,6 +246,7 @@ def test_mini_learns_the_wobble(tree):
     assert np.mean(history[-30:]) < 0.85 * np.mean(history[:10])
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_to_the_same_weights(tree, tmp_path):
     proteins = load_proteins([tree])
     unbroken = train(proteins, tmp_path / "a", narrow_recipe(8), accelerator="cpu", progress=False)
@@ -344,6 +346,7 @@ def test_log_is_cut_to_the_checkpoint(tmp_path):
         RunLog(tmp_path / "log.csv", ["loss"]).begin(4)
 
 
+@pytest.mark.slow
 def test_validation_holds_rollouts_against_md(tree, tmp_path):
     """The replica left out of training is the measure; without one, the replicas trained on are."""
     trained = load_proteins([tree], exclude=["frag:2"])
@@ -413,6 +416,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_kept(tree, tmp_path):
     assert not (tmp_path / "last.ckpt").exists() and all(torch.isfinite(v).all() for v in values)
 
 
+@pytest.mark.slow
 def test_command_trains_from_a_file_of_settings(tree, tmp_path):
     config = tmp_path / "settings.json"
     config.write_text(json.dumps({"model": NARROW, "steps": 50, "windows": {"tokens": 80}, "save_every": 2}))
