@@ -13,7 +13,7 @@ from openmm_starmd.history import IDENTITY
 from openmm_starmd.quantities import as_array
 
 
-class FrameContext(mm.Context):  # type: ignore[misc]  # OpenMM has no stubs
+class FrameContext(mm.Context):
     """What :meth:`StarMDIntegrator.bind` makes of its Context."""
 
     def getState(self, *args: Any, **kwargs: Any) -> mm.State:

@@ -42,7 +42,7 @@ class History:
     seed: int
 
 
-class HistoryIntegrator(mm.CustomIntegrator):  # type: ignore[misc]  # OpenMM has no stubs
+class HistoryIntegrator(mm.CustomIntegrator):
     """Puts given positions in place, one frame a step, and remembers the frames a rollout needs to go on.
 
     Parameters

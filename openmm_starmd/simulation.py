@@ -54,7 +54,7 @@ class SimulationOptions(TypedDict, total=False):
     propagator: str | Propagator | Callable[..., Propagator] | None
 
 
-class StarMDSimulation(Uncopiable, app.Simulation):  # type: ignore[misc]  # OpenMM has no stubs
+class StarMDSimulation(Uncopiable, app.Simulation):
     """Protein dynamics frame by frame, in place of molecular dynamics step by step.
 
     It is OpenMM's own Simulation: reporters, ``step``, ``runForClockTime``, ``context`` and checkpoints are used as

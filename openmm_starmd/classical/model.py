@@ -62,7 +62,7 @@ class StepsInside(Protocol):
         """Advance by `steps` time steps."""
 
 
-class AllAtomSimulation(app.Simulation):  # type: ignore[misc]  # OpenMM has no stubs
+class AllAtomSimulation(app.Simulation):
     """A classical Simulation of all atoms, which a segment of a StarMDSimulation may be running in.
 
     Attributes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,14 +11,14 @@ import typer
 from openmm_starmd.cli.errors import clean_errors
 
 
-class Target(str, Enum):
+class Target(StrEnum):
     """Atoms to write."""
 
     heavy = "heavy"
     all = "all"
 
 
-class Geometry(str, Enum):
+class Geometry(StrEnum):
     """Where bond lengths and angles come from."""
 
     input = "input"

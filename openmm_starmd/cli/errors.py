@@ -18,7 +18,7 @@ def clean_errors() -> Iterator[None]:
         typer.echo(f"warning: {' '.join(str(message).split())}", err=True)
 
     with warnings.catch_warnings():
-        warnings.showwarning = show  # type: ignore[assignment]
+        warnings.showwarning = show
         try:
             yield
         except (ValueError, OSError, ImportError) as error:

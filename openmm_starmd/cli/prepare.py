@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +11,7 @@ import typer
 from openmm_starmd.cli.errors import clean_errors
 
 
-class Split(str, Enum):
+class Split(StrEnum):
     """Part of a data set."""
 
     train = "train"

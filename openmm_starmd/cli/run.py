@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +13,7 @@ import typer
 from openmm_starmd.cli.errors import clean_errors
 
 
-class Atoms(str, Enum):
+class Atoms(StrEnum):
     """Which atoms frames have."""
 
     ca = "ca"
@@ -21,7 +21,7 @@ class Atoms(str, Enum):
     heavy = "heavy"
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """Trajectory format."""
 
     dcd = "dcd"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +20,7 @@ Weights = Annotated[
 ]
 
 
-class Storage(str, Enum):
+class Storage(StrEnum):
     """What numbers are stored in."""
 
     float32 = "float32"

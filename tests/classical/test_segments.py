@@ -1,5 +1,7 @@
 """Classical segments: the same reporters, atoms and clock; what the surrogate goes on from; what interrupts them."""
 
+import itertools
+
 import mdtraj
 import numpy as np
 import openmm as mm
@@ -88,7 +90,7 @@ def test_frames_are_those_of_the_all_atom_simulation(atoms):
     picked = np.array(inner.frames)[:, segment.model.frame_atoms(simulation.topology)]
     assert np.allclose(distances(frames), distances(picked), atol=1e-9)
     alpha = [atom.index for atom in simulation.topology.atoms() if atom.name == "CA"]
-    for old, new in zip(frames[:-1], frames[1:], strict=True):
+    for old, new in itertools.pairwise(frames):
         covariance = (new[alpha] - new[alpha].mean(0)).T @ (old[alpha] - old[alpha].mean(0))
         assert np.allclose(covariance, covariance.T, atol=1e-9), "not superposed"
         assert np.allclose(new[alpha].mean(0), old[alpha].mean(0))
@@ -154,7 +156,7 @@ def test_a_partial_stride_is_named():
 
     simulation = hybrid()
     simulation.step(2)
-    with pytest.raises(ValueError, match=r"4 time steps into a stride of 10: 6 are missing"):  # noqa: SIM117
+    with pytest.raises(ValueError, match=r"4 time steps into a stride of 10: 6 are missing"):
         with simulation.classical(**REFERENCE) as md:
             simulation.step(1)
             md.step(4)
@@ -264,7 +266,7 @@ def test_what_a_segment_does_not_allow():
             lambda: simulation.context.reinitialize(),
             simulation.minimizeEnergy,
             lambda: simulation.validate(1),
-            simulation.alternate,
+            lambda: simulation.alternate(cycles=1),
             simulation.leaveSegment,
         ):
             with pytest.raises(ValueError, match="leave it first"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -317,8 +318,8 @@ def test_nasty_structures_are_read_as_protein_reads_them():
                 continue
             try:
                 protein = Protein.from_openmm(pdb.topology, pdb.positions)
-            except ValueError:
-                with pytest.raises(ValueError):
+            except ValueError as error:
+                with pytest.raises(ValueError, match=re.escape(str(error)[:20])):
                     describe(start)
                 continue
             features = describe(start).features

@@ -275,7 +275,7 @@ def fill(cache: Path, weights: Path, *files: str) -> Path:
 
 
 def test_offline_says_where_it_looked_and_what_to_do(cache):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="HF_HOME") as caught:
         load_weights(f"hf:{NAME}")
     text = str(caught.value)
     assert "\n" not in text

@@ -223,7 +223,7 @@ def test_foreign_is_refused_without_harm(foreign, kind, through):
     simulation.step(6)
     other = FOREIGN[foreign]()
     other.step(2)
-    with pytest.raises(ValueError) as refusal:
+    with pytest.raises(ValueError, match="StarMDSimulation|another") as refusal:
         if through == "simulation":
             file = io.BytesIO() if kind == "Checkpoint" else io.StringIO()
             save(other, kind, file)
@@ -270,7 +270,7 @@ def test_damaged_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no frame history"):
         simulation.loadState(io.StringIO(bare))
     for bad in (b"", b"junk", simulation.context.createCheckpoint()[:900]):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="StarMDSimulation"):
             simulation.context.loadCheckpoint(bad)
     assert np.array_equal(positions_of(simulation), before)
     assert simulation.currentStep == 6
