@@ -260,10 +260,13 @@ def _resumed(
     """Frames on disk with the Context at the last of them, or none with the Context equilibrated."""
     integrator = context.getIntegrator()
     if files.state.exists() and files.trajectory.exists():
-        context.setState(mm.XmlSerializer.deserialize(files.state.read_text()))
-        done = round(context.getState().getTime().value_in_unit(unit.picosecond) / protocol.interval)
-        # a stochastic integrator that is restarted would otherwise repeat the noise of its first steps
+        state = mm.XmlSerializer.deserialize(files.state.read_text())
+        done = round(state.getTime().value_in_unit(unit.picosecond) / protocol.interval)
+        # a stochastic integrator that is restarted would otherwise repeat the noise of its first steps; OpenMM reads
+        # the seed when a Context is made, and no more
         integrator.setRandomNumberSeed((seed + done) % (2**31 - 1) + 1)
+        context.reinitialize()
+        context.setState(state)
         # the trajectory is renamed before the state, so it may hold one chunk more than the state knows of
         return list(mdtraj.load(str(files.trajectory), top=start.topology).xyz[:done])
     context.setVelocitiesToTemperature(protocol.temperature, seed)

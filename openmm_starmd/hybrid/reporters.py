@@ -37,7 +37,7 @@ class VerdictReporter:
         if whole_number(interval) < 1:
             raise ValueError(f"interval is {interval}; it must be at least 1")
         self._owned = isinstance(file, (str, os.PathLike))
-        self._file: Any = Path(file).open("a") if self._owned else file  # for as long as it reports
+        self._file: Any = Path(file).open("a") if self._owned else file  # noqa: SIM115  # for as long as it reports
         self._interval, self._options = int(interval), options
 
     def describeNextReport(self, simulation: Any) -> dict[str, Any]:
