@@ -59,7 +59,7 @@ def test_a_resumed_replica_has_noise_of_its_own(peptide, tmp_path):
         folder = tmp_path / str(done) / "peptide"
         state = folder / "peptide_prod_R1.state.xml"
         state.write_text(re.sub(r'time="[^"]+"', f'time="{0.02 * done}"', state.read_text()))
-        path = make_replica(peptide, tmp_path / str(done), 0.02 * (done + 1), protocol=QUICK, platform="Reference")
+        path = make_replica(peptide, tmp_path / str(done), 0.02 * (done + 5), protocol=QUICK, platform="Reference")
         last.append(mdtraj.load(str(path), top=str(folder / "peptide.pdb"))[-1])
     start = mdtraj.load(str(tmp_path / "4" / "peptide" / "peptide.pdb"))
     first, second = (frame.superpose(start).xyz[0] for frame in last)
