@@ -233,9 +233,7 @@ def main() -> None:
     stride = arguments.stride or config.stride_default
     pdb = PDBFile(str(arguments.structure))
     protein = Protein.from_openmm(pdb.topology, pdb.positions)
-    own = SamplerSettings(
-        config.sampler, arguments.steps or config.steps, config.tau_end, config.context_tau, config.max_context
-    )
+    own = replace(config.sampling, steps=arguments.steps or config.steps)
     results = {}
     for label, tau in VARIANTS.items():
         if label.split()[0] not in arguments.variants:

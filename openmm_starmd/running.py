@@ -24,7 +24,7 @@ from openmm import app, unit
 
 from openmm_starmd.files.cutting import cut_lines, truncate
 from openmm_starmd.files.reading import read_structure
-from openmm_starmd.files.writing import lock, replacing, write_text
+from openmm_starmd.files.writing import lock, replacing, sweep, write_text
 
 if TYPE_CHECKING:
     from openmm_starmd.simulation import StarMDSimulation
@@ -205,6 +205,7 @@ def run(
     files = _Files(folder, f"trajectory.{settings.format}")
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder, "drawing into"):
+        sweep(folder)
         resumed = files.config.exists() and files.checkpoint.exists()
         if resumed:
             _resume(files, simulation)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
-from openmm_starmd.files.writing import replacing, write_text
+from openmm_starmd.files.writing import write_bytes, write_text
 from openmm_starmd.model import hub
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.network import Network
@@ -149,6 +149,6 @@ def save_weights(
             raise ValueError(f"{name} holds numbers too large for {str(dtype).removeprefix('torch.')}: use bfloat16")
         tensors[name] = stored.contiguous()
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "model.safetensors") as temporary:
-        save_file(tensors, temporary)
+    # safetensors' own files are their owner's alone to read
+    write_bytes(folder / "model.safetensors", save(tensors))
     write_text(folder / "config.json", json.dumps(config.to_dict(), indent=1) + "\n")
