@@ -7,6 +7,7 @@ import mdtraj
 import numpy as np
 import pytest
 from openmm import app, unit
+from openmm.app.internal.unitcell import reducePeriodicBoxVectors
 
 from openmm_starmd import StarMDSimulation
 from openmm_starmd.analysis.validity import judge
@@ -37,7 +38,8 @@ def read(path: Path) -> tuple[app.Topology, object]:
     frames = mdtraj.load(str(path), top=str(path.with_name(TOPOLOGIES.get(path.name, path.name))))
     topology = frames.topology.to_openmm()
     if frames.unitcell_vectors is not None:
-        topology.setPeriodicBoxVectors(frames.openmm_boxes(0))
+        # rounded to the file's digits, a dodecahedron may be a hair from the form that OpenMM wants
+        topology.setPeriodicBoxVectors(reducePeriodicBoxVectors(frames.openmm_boxes(0)))
     return topology, frames.openmm_positions(0)
 
 

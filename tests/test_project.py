@@ -53,6 +53,7 @@ def test_help(command):
     assert "Usage" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (BUNDLED / DEFAULT_WEIGHTS / "config.json").exists(), reason="no bundled weights yet")
 def test_example(tmp_path):
     script = Path(__file__).parents[1] / "examples" / "run_protein.py"

@@ -147,6 +147,7 @@ def renamed(structure: mdtraj.Trajectory, standard: str, name: str) -> mdtraj.Tr
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "standard"), [*ALTERNATIVE_NAMES.items(), ("NLEU", "LEU"), ("CPRO", "PRO")])
 def test_names_of_force_fields_are_judged_as_the_standard_ones(name, standard):
     structure = villin()

@@ -152,6 +152,7 @@ def test_python_random_numbers_are_left_alone(villin):
     assert random.random() == expected
 
 
+@pytest.mark.slow
 @needs_data
 @pytest.mark.parametrize("name", SMALL)
 def test_force_field_takes_every_structure(name):

@@ -108,6 +108,7 @@ def test_native_obc2_is_the_force_fields_own():
         implicit_system(model.topology, app.ForceField("amber14-all.xml", "implicit/gbn2.xml"), None, "obc2")
 
 
+@pytest.mark.slow
 def test_villin_is_entered():
     """Energy falls, the backbone hardly moves, temperature is set, and chance is the seed's."""
     protein = villin()
@@ -153,6 +154,7 @@ def test_a_frame_that_the_force_field_refuses_is_named():
     assert model.energy() < 1000
 
 
+@pytest.mark.slow
 def test_integrators_and_force_fields_of_the_users_choice():
     protein = poly_alanine()
     for integrator in (mm.VerletIntegrator(0.002), mm.NoseHooverIntegrator(300, 1, 0.002)):
@@ -204,6 +206,7 @@ def test_overlapping_water_is_displaced(tilt):
     assert none == 0 and again is apart
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fake_rollout")
 def test_explicit_solvent():
     """Solvated once, entered twice, pressed on by a barostat; frames stay those of the protein."""

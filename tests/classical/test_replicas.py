@@ -83,6 +83,7 @@ def test_interval_must_be_whole_steps():
         _ = Protocol(interval=0.01).steps_per_frame
 
 
+@pytest.mark.slow
 def test_many_proteins_in_processes(peptide, tmp_path):
     broken = tmp_path / "broken.pdb"
     broken.write_text("".join(line for line in peptide.read_text().splitlines(True) if " CB " not in line))

@@ -379,6 +379,7 @@ def test_copies_with_other_dates_are_the_same_files(chain, tmp_path):
     assert prepare([folder], tmp_path / "store", progress=False).present == 2
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same_store(tmp_path):
     for name in ("aaaa_A", "bbbb_B"):
         write_chain(tmp_path / "tree", name, frames=6)
@@ -407,6 +408,7 @@ def slow_conversion(tree: Path, store: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
 
 
+@pytest.mark.slow
 def test_killed_conversions_go_on(chain, expected, tmp_path):
     """SIGKILL in the middle of a replica: what was finished stays, the half one is done again, to the same bytes."""
     store = tmp_path / "store"

@@ -275,6 +275,7 @@ class Mixture:
         return Rigids(first @ exp_map(between), self.clean_translations(x, tau))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cls", "steps"),
     [(EulerMaruyama, 200), (Posterior, 100), (Multistep, 20), (partial(Multistep, stochasticity=0.0), 20)],

@@ -123,6 +123,7 @@ def test_many_widths_at_once_equal_one_at_a_time():
         torch.testing.assert_close(together[:, i], igso3.score(vectors[:, i], width), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [*SIGMAS, 4.5])
 def test_sampled_angles_pass_kolmogorov_smirnov(sigma):
     uniform, axis = numbers(1, 100_000)

@@ -113,6 +113,7 @@ def command():
     return app
 
 
+@pytest.mark.slow
 def test_command_writes_table_json_and_report(tmp_path):
     pytest.importorskip("deeptime")
     start, first, second = villin(), moving(60), moving(90, seed=1)

@@ -134,6 +134,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["in a verdict", "in a report", "before the checkpoint"])
 def test_a_killed_run_goes_on_to_the_same_frames(fake_rollout, judged, tmp_path, monkeypatch, place):
     def call(folder, script, break_at=None):

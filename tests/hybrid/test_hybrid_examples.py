@@ -44,6 +44,7 @@ def complete_fragment(path: Path, residues: int) -> None:
         app.PDBFile.writeFile(model.topology, model.positions * unit.nanometer, file)
 
 
+@pytest.mark.slow
 def test_hybrid(tmp_path):
     complete_fragment(tmp_path / "fragment.pdb", 12)
     printed = run("hybrid.py", tmp_path, "fragment.pdb", FRAMES="2", STRIDES="2")
@@ -58,6 +59,7 @@ def test_hybrid(tmp_path):
     assert (tmp_path / "verdict.json").exists() and "verdict" in printed
 
 
+@pytest.mark.slow
 def test_from_simulation(tmp_path):
     complete_fragment(tmp_path / "fragment.pdb", 8)
     run("from_simulation.py", tmp_path, "fragment.pdb", FRAMES="1", STRIDES="1")

@@ -203,6 +203,7 @@ def test_paper_preset_has_the_papers_dimensions_and_trains_one_step():
     assert moved > 0.5 * len(before)
 
 
+@pytest.mark.slow
 def test_narrow_paper_form_overfits_one_window():
     """One window at fixed noise: every loss falls to a fraction, FAPE (an unsquared one) more slowly."""
     torch.manual_seed(0)

@@ -397,6 +397,7 @@ def test_command(folder, tmp_path):
     assert mdtraj.load(str(output), top=str(tmp_path / "out.pdb")).n_frames == 7
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(DEFAULT_WEIGHTS not in bundled_weights(), reason="no bundled weights")
 def test_example(tmp_path):
     """examples/refine.py as a user runs it, on few frames with few iterations."""

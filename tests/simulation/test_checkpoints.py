@@ -49,6 +49,7 @@ def evictions(max_context, frames):
     return [count for count, (old, new) in enumerate(itertools.pairwise(kept), start=1) if old - new]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_context", [3, 4, 8])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("atoms", MODES)
@@ -78,6 +79,7 @@ def test_split_run_equals_unbroken(tmp_path, atoms, kind, max_context):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_split_run_of_the_real_rollout(tmp_path, monkeypatch, kind):
     """The same with the package's own Rollout, over a narrow network with random parameters."""

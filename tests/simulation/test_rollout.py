@@ -65,6 +65,7 @@ def test_frames_are_superposed_on_the_one_before():
     assert shift.abs().max() < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", [1, 4, 5, 6, 8, 15])
 def test_restored_run_equals_the_unbroken_one(split):
     """Up to three times max_context frames, split before, at and after evictions."""
@@ -119,6 +120,7 @@ def test_context_noise_changes_the_trajectory_and_can_be_switched_off():
     assert torch.isfinite(clean).all() and (noisy - clean).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "count", "tolerance"), [(torch.float32, 1, 1e-3), (torch.float64, 200, 1e-6)])
 def test_rotated_start_gives_the_rotated_trajectory(dtype, count, tolerance):
     start = villin_backbone()[0][:12]
