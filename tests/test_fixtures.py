@@ -69,6 +69,7 @@ def assert_close(frames: np.ndarray, expected: np.ndarray) -> None:
     assert np.abs(frames - expected).max() < CLOSE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Checkpoint", "State"])
 def test_saved_simulation_goes_on(kind):
     expected = arrays("simulation/expected.npz")
@@ -79,6 +80,7 @@ def test_saved_simulation_goes_on(kind):
     assert_close(draw(simulation, 3), expected["following"])
 
 
+@pytest.mark.slow
 def test_checkpoint_inside_a_classical_segment_goes_on():
     """In the middle of a stride; under another OpenMM, whose checkpoints are its own, it is refused by name."""
     expected = arrays("segment/expected.npz")
@@ -104,6 +106,7 @@ def test_villin_begins_as_it_did(atoms):
     assert_close(draw(make_simulation(atoms, seed=1, stride=10), 3), expected[:3])
 
 
+@pytest.mark.slow
 def test_stopped_run_goes_on(tmp_path):
     expected = arrays("run.npz")["frames"]
     run = tmp_path / "run"

@@ -11,10 +11,10 @@ from openmm_starmd.atoms.building import check_templates, correct_hydrogens, hyd
 from openmm_starmd.geometry.residues import PEPTIDE_BOND
 from openmm_starmd.geometry.torsions import axes_of, frame_axes
 from openmm_starmd.protein.backmap import BackMap
-from openmm_starmd.protein.checks import box_vectors, checked_positions
 from openmm_starmd.protein.periodic import make_whole
 from openmm_starmd.protein.protein import Protein
 from openmm_starmd.protein.selection import Selected, label, select_protein
+from openmm_starmd.protein.topologies import box_vectors, checked_positions
 
 
 class AllAtomModel:

@@ -219,6 +219,8 @@ CG2 2 0.05344 -0.07723 0.11972
 
 OXT = np.array([0.05950, 0.10980, 0.0])
 """Terminal oxygen in the axes of group 1, nm; for every residue type."""
+FREE_PSI = np.deg2rad(135.0)
+"""ψ of a residue without a next one, where its input has no O to tell it."""
 PROLINE_N_CD, PROLINE_CG_CD = 0.1473, 0.1507
 """Bonds that close the ring of proline, nm; N-CD from Engh and Huber 2001."""
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from openmm_starmd.geometry.ideal import IDEAL, PROLINE_CG_CD, PROLINE_N_CD
-from openmm_starmd.geometry.residues import CARBONYL_ANGLE, CARBONYL_LENGTH, CHI_ATOMS, HEAVY_ATOMS
+from openmm_starmd.geometry.ideal import FREE_PSI, IDEAL, PROLINE_CG_CD, PROLINE_N_CD
+from openmm_starmd.geometry.residues import CARBONYL_ANGLE, CARBONYL_LENGTH, CHI_ATOMS
 from openmm_starmd.geometry.torsions import axes_of, close_ring, frame_axes, rotate_about
+from openmm_starmd.protein.residues import missing_heavy_atoms
 
 if TYPE_CHECKING:
     from openmm import app
 
 _BEND = np.deg2rad(CARBONYL_ANGLE)
-FREE_PSI = np.deg2rad(135.0)
 
 _REACH, _CONTACT = 1.4, 0.36  # nm
 _SWEEPS = 3
@@ -64,17 +64,6 @@ def ideal_oxygen(backbone: np.ndarray, bonded: np.ndarray) -> np.ndarray:
     oxygen = c + CARBONYL_LENGTH * direction
     turn = np.where(behind, 0.0, FREE_PSI - np.pi)
     return rotate_about(oxygen, c, c - ca, turn)
-
-
-def missing_heavy_atoms(topology: app.Topology) -> dict[int, list[str]]:
-    """Heavy atoms that each residue of `topology` lacks, by residue index; terminal OXT is not counted."""
-    missing = {}
-    for residue in topology.residues():
-        present = {atom.name for atom in residue.atoms()}
-        lacking = [name for name in HEAVY_ATOMS.get(residue.name, ()) if name not in present]
-        if lacking:
-            missing[residue.index] = lacking
-    return missing
 
 
 def build_missing_atoms(topology: app.Topology, positions: np.ndarray) -> dict[tuple[int, str], np.ndarray]:

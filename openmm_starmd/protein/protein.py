@@ -13,11 +13,16 @@ from openmm import app, unit
 
 from openmm_starmd.geometry.residues import AMINO_ACIDS, BACKBONE
 from openmm_starmd.protein.backmap import GEOMETRIES, BackMap
-from openmm_starmd.protein.checks import box_vectors, checked_positions
-from openmm_starmd.protein.completion import build_missing_atoms, ideal_oxygen, missing_heavy_atoms
-from openmm_starmd.protein.residues import Residues, measure_torsions, read_residues
+from openmm_starmd.protein.completion import build_missing_atoms, ideal_oxygen
+from openmm_starmd.protein.residues import Residues, measure_torsions, missing_heavy_atoms, read_residues
 from openmm_starmd.protein.selection import label
-from openmm_starmd.protein.topologies import ca_topology, protein_topology, restricted_topology
+from openmm_starmd.protein.topologies import (
+    box_vectors,
+    ca_topology,
+    checked_positions,
+    protein_topology,
+    restricted_topology,
+)
 
 ATOMS = ("ca", "backbone", "heavy")
 _SOLVENT_AND_IONS = """
@@ -211,7 +216,7 @@ class Protein(Residues):
     def _frames(self, what: str, values: Any, last: tuple[int, ...]) -> np.ndarray:
         """Values [N, *last] of one frame or of several."""
         leading = np.shape(values)[:1] if np.ndim(values) == len(last) + 2 else ()
-        return _shaped(what, values, (*leading, self.length, *last))
+        return _shaped(what, values, (*leading, len(self.backbone), *last))
 
     def _maps(self, atoms: str) -> BackMap:
         return self._backbone_map if atoms == "backbone" else self._heavy_map

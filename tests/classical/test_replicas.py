@@ -26,6 +26,7 @@ def peptide(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_replica_goes_on_where_it_was_killed(peptide, tmp_path):
     class Killed(Exception):
         pass

@@ -298,6 +298,7 @@ def test_chains_and_numbers_are_those_of_protein():
     assert np.abs(np.angle(np.exp(1j * difference)))[mask].max() < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not NASTY.is_dir(), reason="no shared data")
 def test_nasty_structures_are_read_as_protein_reads_them():
     """Every PDB file that both can read gives the same residues; where Protein refuses, so do we."""

@@ -313,6 +313,7 @@ def test_sampler_recovers_a_mixture_from_its_exact_score(cls, steps, schedule):
         assert centred.square().mean().sqrt() < 1.05 * mixture.spread_translation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [0.03, 0.075, 0.2])
 def test_multistep_is_as_wide_as_a_gaussian_in_ten_steps(spread):
     """The anchored form's own case; the posterior sampler ends more than 20 % too narrow."""

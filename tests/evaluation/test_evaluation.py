@@ -13,6 +13,7 @@ from openmm_starmd.evaluation.metrics import Settings
 from tests.moving_villin import moving, run_of
 
 
+@pytest.mark.slow
 def test_evaluation_of_identical_shuffled_and_frozen_runs():
     pytest.importorskip("deeptime")
     reference = run_of(moving(200), "MD")

@@ -10,6 +10,7 @@ from openmm_starmd.evaluation import floors
 from tests.moving_villin import moving, run_of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(floors.NETWORKS))
 def test_sampled_networks_have_the_size_and_speed_asked_for(name):
     trace = run_of(moving(2)).alphas[0].astype(float)

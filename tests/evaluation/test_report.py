@@ -69,7 +69,7 @@ def test_page_renders_in_a_browser_without_errors(page, tmp_path):
         page.as_uri(),
     ]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     except subprocess.TimeoutExpired:
         pytest.skip("chromium did not answer in time")
     root = re.search(r"<html[^>]*>", done.stdout).group(0)

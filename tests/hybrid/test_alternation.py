@@ -198,6 +198,7 @@ def test_a_killed_run_goes_on_to_the_same_frames(fake_rollout, judged, tmp_path,
     assert [(a["event"], a["step"]) for a in logs[0][1:]] == [(a["event"], a["step"]) for a in logs[1][1:]]
 
 
+@pytest.mark.slow
 def test_more_cycles_go_on_where_the_log_ends(fake_rollout, judged, tmp_path):
     files = {"log": tmp_path / "run.jsonl", "trajectory": tmp_path / "run.xtc"}
     alternate(simulate(), cycles=1, **files, **PLAN)

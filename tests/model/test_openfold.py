@@ -153,6 +153,7 @@ def test_old_configurations_mean_the_reference_structure():
     assert ModelConfig.from_dict(configuration().to_dict()) == configuration()
 
 
+@pytest.mark.slow
 def test_the_command_trains_on_them(tmp_path):
     """Features are read from disk with each batch, and are what the network is conditioned on."""
     pytest.importorskip("lightning", reason="training needs the extra `train`")

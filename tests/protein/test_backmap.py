@@ -346,6 +346,7 @@ def test_ca_frames_warn_and_come_near(folder, villin_pdb, tmp_path):
     assert sum(frame.inverted for frame in report.frames) == 0
 
 
+@pytest.mark.slow
 @needs_data
 def test_minimisation_mends_and_holds_the_backbone(tmp_path):
     """Trp-cage's backbone with another frame's side chains."""

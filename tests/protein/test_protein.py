@@ -165,7 +165,7 @@ def test_villin(source, villin):
 
 
 def test_one_warning_lists_what_was_left_out(source):
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="left out") as caught:
         Protein.from_openmm(*source)
     assert len(caught) == 1 and "HOH x 2761" in str(caught[0].message)
     assert caught[0].filename == __file__
@@ -355,7 +355,7 @@ def test_names_of_other_programs(source, villin):
             atom.name, atom.element = "SE", element.selenium
         if atom.name in ("O", "OXT") and atom.residue.id == "35":
             atom.name = {"O": "OT1", "OXT": "OT2"}[atom.name]
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="standard parent") as caught:
         protein = Protein.from_openmm(topology, xyz)
     assert protein.sequence == villin.sequence
     assert [a.name for a in protein.topology.atoms()] == [a.name for a in villin.topology.atoms()]

@@ -24,7 +24,7 @@ from tests.simulation.test_rollout import SETTINGS, awake, draw, narrow, rollout
 @pytest.fixture(scope="module")
 def protein():
     pdb = openmm.app.PDBFile(VILLIN)
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="left out"):
         return Protein.from_openmm(pdb.topology, pdb.positions)
 
 

@@ -14,9 +14,9 @@ import pytest
 from openmm import app, unit
 
 from openmm_starmd.data.description import describe
-from openmm_starmd.protein.checks import box_vectors
 from openmm_starmd.protein.protein import Protein
 from openmm_starmd.protein.residues import PSI_AND_CHI, Residues, measure_torsions, read_residues
+from openmm_starmd.protein.topologies import box_vectors
 from openmm_starmd.protein.views import View
 from tests.proteins import VILLIN
 

@@ -52,6 +52,7 @@ def test_weights_load_and_fit_their_card(name):
         assert len(protein["sequence"]) <= weights.config.max_length
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_weights_pass_their_own_verification(name):
     checks = list(verify(name, held_out=HELD_OUT))

@@ -69,6 +69,7 @@ def test_the_command_of_bundled_weights():
     assert code == 0 and DEFAULT_WEIGHTS in text and "MODEL_CARD.md" in text
 
 
+@pytest.mark.slow
 def test_verify_finds_what_is_wrong(small, tmp_path):
     checks = {check.name: check for check in verify(small, frames=1)}
     assert checks["configuration"].ok and checks["numbers"].ok and checks["forward pass"].ok

@@ -70,6 +70,7 @@ def check(simulation, memory, unbroken):
         assert np.array_equal(seen, unbroken[number - 1])
 
 
+@pytest.mark.slow
 def test_learned_frames():
     frames = 400
     unbroken = unbroken_trajectory(make_simulation(helix()), frames)

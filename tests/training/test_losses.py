@@ -133,6 +133,7 @@ def test_mirror_images_are_errors_that_distances_do_not_see(name):
     assert (CASES[name](mirrored, truth) > 0.1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_gradient_is_that_of_finite_differences(name, monkeypatch):
     truth, wrong = pair()
