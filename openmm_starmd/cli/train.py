@@ -19,70 +19,84 @@ if TYPE_CHECKING:
     from openmm_starmd.training.parallelism import Parallelism
     from openmm_starmd.training.settings import Recipe
 
+# what the options are; the function below says what they do
+Positional = Annotated[
+    list[Path] | None, typer.Argument(metavar="[DATA...]", help="The same as --data.", show_default=False)
+]
+DataFolders = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="STORE", help="Store of `prepare`, or folder in ATLAS layout; repeatable."),
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="RUN", help="Folder of the run; needed but for --dry-run.")
+]
+Preset = Annotated[
+    str | None, typer.Option(help="mini or paper; mini by default, or the form of the weights of --from.")
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="JSON file of settings, as recipe.json of a run; options come before it."),
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option(help="NAME of a protein, or NAME:R of a replica, to leave out; repeatable.")
+]
+Validate = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Protein, or NAME:R, that the weights draw short rollouts of as they train; repeatable.",
+    ),
+]
+StartFrom = Annotated[
+    str | None, typer.Option("--from", metavar="WEIGHTS", help="Weights to fine-tune, with their model settings.")
+]
+Openfold = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder of NAME_single_repr.npy and NAME_pair_repr.npy, for a model with the conditioner openfold.",
+    ),
+]
+Tokens = Annotated[
+    int | None, typer.Option(min=2, help="Size of a batch: residues x frames x windows, of one protein.")
+]
+Accumulate = Annotated[
+    int | None, typer.Option(min=1, help="Batches per process and step; a step has processes x so many.")
+]
+Checkpointing = Annotated[
+    bool | None,
+    typer.Option("--checkpointing/--no-checkpointing", help="Less memory, a third more time.", show_default=False),
+]
+Devices = Annotated[str, typer.Option(help="Processes per node, each with a GPU or, on CPUs, without; or auto.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print parameters, memory and speed of a few steps; write nothing.")
+]
+
 
 def train(
-    positional: Annotated[
-        list[Path] | None, typer.Argument(metavar="[DATA...]", help="The same as --data.", show_default=False)
-    ] = None,
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="STORE", help="Store of `prepare`, or folder in ATLAS layout; repeatable."),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="RUN", help="Folder of the run; needed but for --dry-run.")
-    ] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="mini or paper; mini by default, or the form of the weights of --from.")
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="JSON file of settings, as recipe.json of a run; options come before it."),
-    ] = None,
+    positional: Positional = None,
+    data: DataFolders = None,
+    output: Output = None,
+    preset: Preset = None,
+    config: Config = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps in all; 20000 by default.")] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="NAME of a protein, or NAME:R of a replica, to leave out; repeatable.")
-    ] = None,
-    validate: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Protein, or NAME:R, that the weights draw short rollouts of as they train; repeatable.",
-        ),
-    ] = None,
+    exclude: Exclude = None,
+    validate: Validate = None,
     name: Annotated[str, typer.Option(help="Name of the weights; that in FILE or of RUN by default.")] = "",
-    start_from: Annotated[
-        str | None, typer.Option("--from", metavar="WEIGHTS", help="Weights to fine-tune, with their model settings.")
-    ] = None,
-    openfold: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder of NAME_single_repr.npy and NAME_pair_repr.npy, for a model with the conditioner openfold.",
-        ),
-    ] = None,
-    tokens: Annotated[
-        int | None, typer.Option(min=2, help="Size of a batch: residues x frames x windows, of one protein.")
-    ] = None,
-    accumulate: Annotated[
-        int | None, typer.Option(min=1, help="Batches per process and step; a step has processes x so many.")
-    ] = None,
+    start_from: StartFrom = None,
+    openfold: Openfold = None,
+    tokens: Tokens = None,
+    accumulate: Accumulate = None,
     precision: Annotated[str | None, typer.Option(help="32, bf16, or auto: bf16 on a GPU.")] = None,
-    checkpointing: Annotated[
-        bool | None,
-        typer.Option("--checkpointing/--no-checkpointing", help="Less memory, a third more time.", show_default=False),
-    ] = None,
+    checkpointing: Checkpointing = None,
     accelerator: Annotated[str, typer.Option(help="cpu, gpu, or auto.")] = "auto",
-    devices: Annotated[
-        str, typer.Option(help="Processes per node, each with a GPU or, on CPUs, without; or auto.")
-    ] = "1",
+    devices: Devices = "1",
     nodes: Annotated[int, typer.Option(min=1, help="Machines, started by torchrun or SLURM.")] = 1,
     strategy: Annotated[str, typer.Option(help="ddp, fsdp, or auto.")] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that read data ahead, per process.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads per process.")] = 1,
     logger: Annotated[str, typer.Option(help="csv, or tensorboard beside it.")] = "csv",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print parameters, memory and speed of a few steps; write nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in RUN.")] = False,
 ) -> None:
     """Train weights on trajectories. The run saves as it goes; RUN/weights can be used at any time.

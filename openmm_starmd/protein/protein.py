@@ -32,7 +32,7 @@ ACE NME NMA NH2 NHE FOR GOL EDO PEG SO4 PO4 ACT DMS FMT
 """
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Protein(Residues):
     """The protein of an OpenMM topology.
 

@@ -20,11 +20,13 @@ from openmm_starmd.geometry.torsions import dihedral
 from openmm_starmd.protein.periodic import make_whole
 from openmm_starmd.protein.selection import HasResidues, Selected, label, select_protein
 
+LONGEST_SHOWN = 40
+"""Letters of the sequence that a ``repr`` shows."""
 PSI_AND_CHI = [1, 3, 4, 5, 6]
 """Columns of :attr:`Residues.torsion_mask` that the network knows: ψ and χ1..4."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Residues:
     """The protein residues of a structure: N residues, A heavy atoms.
 
@@ -91,6 +93,11 @@ class Residues:
     dropped: tuple[str, ...]
     renamed: tuple[str, ...]
     unknown: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        chains = len(self.sequence.split("/"))
+        shown = self.sequence if len(self.sequence) <= LONGEST_SHOWN else f"{self.sequence[:LONGEST_SHOWN]}..."
+        return f"<{type(self).__name__}: {self.length} residues, {chains} chain{'s' * (chains > 1)}, {shown}>"
 
     @property
     def length(self) -> int:

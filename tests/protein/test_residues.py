@@ -18,6 +18,7 @@ from openmm_starmd.protein.protein import Protein
 from openmm_starmd.protein.residues import PSI_AND_CHI, Residues, measure_torsions, read_residues
 from openmm_starmd.protein.topologies import box_vectors
 from openmm_starmd.protein.views import View
+from tests.fakes import helix
 from tests.proteins import VILLIN
 
 
@@ -143,3 +144,12 @@ def test_data_and_training_need_no_openmm():
         "openmm_starmd.data.windows, openmm_starmd.training.objective, openmm_starmd.training.losses"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_repr_is_one_line():
+    pdb = app.PDBFile(VILLIN)
+    with pytest.warns(UserWarning, match="left out"):
+        protein = Protein.from_openmm(pdb.topology, pdb.positions)
+    assert repr(protein) == f"<Protein: 35 residues, 1 chain, {protein.sequence}>"
+    two = Protein.from_openmm(*helix(30, chains=2))
+    assert repr(two) == f"<Protein: 60 residues, 2 chains, {'A' * 30}/{'A' * 9}...>"
