@@ -50,6 +50,7 @@ def turned(
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degrees, twisted, cis", [(10, 0, 0), (90, 1, 0), (180, 0, 1)])
 def test_twisted_peptide_is_found(degrees, twisted, cis):
     structure = villin()

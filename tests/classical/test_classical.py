@@ -247,6 +247,7 @@ def users_simulation(extra=(), temperature=300.0, constraints=app.HBonds):
     return simulation
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fake_rollout")
 def test_from_simulation(recwarn):
     """Segments run in a copy of that very System; the simulation given is left alone."""

@@ -51,6 +51,7 @@ def test_replica_goes_on_where_it_was_killed(peptide, tmp_path):
     assert not [p for p in folder.iterdir() if p.name.startswith(".partial")]
 
 
+@pytest.mark.slow
 def test_a_resumed_replica_has_noise_of_its_own(peptide, tmp_path):
     """From one state, taken for that of another frame, the motion goes on otherwise."""
     make_replica(peptide, tmp_path / "4", 0.08, protocol=QUICK, platform="Reference")

@@ -193,6 +193,7 @@ def test_moving_the_inner_clock_is_noticed():
     simulation.step(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [1, 2, 4, 5, 9, 12])
 def test_interrupted_inside_a_segment(call):
     """Ctrl-C before any inner portion: going on inside gives the same frames; leaving, the last whole one."""

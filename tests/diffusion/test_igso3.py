@@ -38,6 +38,7 @@ def cumulative(sigma: float):
     return lambda angle: np.interp(angle, omega.numpy(), mass)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", SIGMAS)
 def test_density_integrates_to_one(sigma):
     omega = angle_grid()

@@ -86,6 +86,7 @@ def test_verdicts_come_every_k_cycles_and_at_the_end(fake_rollout, judged):
     assert judged.asked == [6, 12, 15] and outcome.accepted == 3 and outcome.cycles == 5
 
 
+@pytest.mark.slow
 def test_a_bad_verdict_goes_back_and_draws_anew(fake_rollout, judged, tmp_path):
     straight, kept = simulate(), Memory()
     straight.reporters.append(kept)

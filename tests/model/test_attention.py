@@ -65,6 +65,7 @@ def test_mask_made_in_inference_serves_training():
     assert q.grad is not None
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("residues", [5, 40])  # 35 tokens; 280, over two of FlexAttention's blocks of 128
 def test_flex_attention_equals_sdpa(residues):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 import warnings
 from pathlib import Path
 
@@ -276,18 +275,6 @@ def test_frame_topologies(villin):
         villin.frame_positions(villin.backbone[:-1], "ca")
 
 
-def test_speed(source, villin):
-    start = time.process_time()
-    quiet(*source)
-    assert time.process_time() - start < 1.0
-    torsions = own_torsions(villin)
-    villin.frame_positions(villin.backbone, "heavy", torsions)
-    start = time.process_time()
-    for _ in range(20):
-        villin.frame_positions(villin.backbone, "heavy", torsions)
-    assert (time.process_time() - start) / 20 < 2e-3
-
-
 @pytest.mark.parametrize("bonds", [True, False])
 def test_split_across_the_box_is_made_whole(source, villin, bonds):
     topology, xyz = copied(*source, bonds=bonds)
@@ -503,6 +490,7 @@ def test_multichain(name):
     check_round_trip(protein)
 
 
+@pytest.mark.slow
 @needs_data
 @pytest.mark.parametrize(
     "trajectory, top, expected",

@@ -91,6 +91,7 @@ def test_torsion_atoms_are_those_of_the_torsions():
             assert (owner[row, column] - row).tolist() == offsets
 
 
+@pytest.mark.slow
 def test_both_measure_the_same_torsions():
     """In double precision with our formula, in single precision with mdtraj's."""
     start = mdtraj.load(VILLIN)[0]

@@ -329,6 +329,7 @@ def test_nothing_but_tensors_and_json_is_asked_for(cache, small, monkeypatch):
     assert not any("*" in pattern for pattern in asked["patterns"])
 
 
+@pytest.mark.slow
 def test_the_package_does_not_import_the_hubs_client():
     code = "import sys, openmm_starmd.model.weights; sys.exit('huggingface_hub' in sys.modules)"
     import subprocess

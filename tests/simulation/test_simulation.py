@@ -250,6 +250,7 @@ def test_interrupt_inside_a_frame(number):
     assert np.array_equal(memory.frames, unbroken)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", range(0, 22))
 @pytest.mark.parametrize("moved", [False, True])
 def test_interrupt_between_any_two_calls(monkeypatch, call, moved):
