@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from openmm_starmd.diffusion.samplers import SamplerSettings
+from openmm_starmd.diffusion.samplers import SAMPLERS, SamplerSettings
 from openmm_starmd.diffusion.schedule import Schedule
 
 
@@ -110,8 +110,8 @@ class ModelConfig:
     conditioner: str = "reference"
 
     def __post_init__(self) -> None:
-        if self.sampler not in ("multistep", "posterior", "euler-maruyama"):
-            raise ValueError(f"sampler is {self.sampler!r}; choose 'multistep', 'posterior' or 'euler-maruyama'")
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler is {self.sampler!r}; choose one of {', '.join(map(repr, sorted(SAMPLERS)))}")
         if self.attention not in ("joint", "separable"):
             raise ValueError(f"attention is {self.attention!r}; choose 'joint' or 'separable'")
         if self.attention == "separable" and self.attention_heads % 2:

@@ -213,7 +213,7 @@ def test_files_of_others_are_not_overwritten(peptide, weights, tmp_path):
 
 @pytest.mark.slow
 def test_a_folder_is_drawn_into_by_one_process(peptide, weights, tmp_path):
-    process = start(peptide, weights, tmp_path / "out", 400)
+    process = start(peptide, weights, tmp_path / "out", 100_000)
     try:
         wait_for_frames(process, tmp_path / "out", 3)
         result = invoke("run", peptide, "--frames", 5, "--weights", weights, "--output", tmp_path / "out", "--resume")
