@@ -14,10 +14,10 @@ import numpy as np
 import openmm as mm
 
 IDENTITY = {
-    "id_protein": "protein",
-    "id_start": "start structure",
-    "id_weights": "weights",
-    "id_settings": "stride, atoms, steps or max_context",
+    "id_protein": "another protein",
+    "id_start": "another start structure",
+    "id_weights": "other weights or another propagator",
+    "id_settings": "another stride, other atoms, steps or max_context",
 }
 
 
@@ -168,7 +168,7 @@ class HistoryIntegrator(mm.CustomIntegrator):
         wrong = [what for name, what in IDENTITY.items() if self.getGlobalVariableByName(name) != self.identity[name]]
         if wrong:
             raise ValueError(
-                f"this was saved by a simulation with another {', another '.join(wrong)}. Build the StarMDSimulation "
+                f"this was saved by a simulation with {', '.join(wrong)}. Build the StarMDSimulation "
                 "from the same input file, weights and settings, then load"
             )
 

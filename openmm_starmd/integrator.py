@@ -161,12 +161,14 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
         RuntimeError
             If positions are not finite, or were never set.
         """
-        history, positions = self.history(), self._positions(self._bound())
+        history, state = self.history(), _state_of(self._bound(), positions=True)
+        positions = self._positions(state)
         fresh = history.token == 0 or not np.array_equal(positions, self._committed(history))
         torsions: Any = self._torsions if self._atoms == "heavy" else _nothing
         return Present(
             number=history.offset + history.count,
             count=0 if fresh else history.count,
+            time=state.getTime().value_in_unit(unit.picosecond),
             token=0 if fresh else history.token,
             seed=history.seed,
             positions=positions,
@@ -244,8 +246,8 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
                 raise ValueError(f"{who} proposed {name} of the shape {made[name].shape}; expected {shape}")
         if not all(np.isfinite(values).all() for values in made.values()):
             raise RuntimeError(
-                f"frame {present.count + 1} of the rollout is not finite; the simulation stays at the frame before. "
-                "Is the stride or the protein far from what the weights were trained on?"
+                f"{who} proposed a frame that is not finite; the simulation stays at the frame before. "
+                "Where weights draw it: is the stride or the protein far from what they were trained on?"
             )
         return Proposal(made["positions"], made["backbone"], proposal.start)
 
@@ -319,8 +321,7 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
         if stride != self.getStepSize().value_in_unit(unit.picosecond):
             raise ValueError("the stride is fixed for a simulation's life: make a StarMDSimulation with another stride")
 
-    def _positions(self, context: mm.Context) -> Array:
-        state = _state_of(context, positions=True)
+    def _positions(self, state: mm.State) -> Array:
         positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
         if not np.isfinite(positions).all():
             raise RuntimeError(

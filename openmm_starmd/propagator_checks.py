@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from openmm_starmd.propagators import Array, Present, Propagator, Proposal, check_numbers, find_propagator, memory_of
+from openmm_starmd.propagators import (
+    Array,
+    Present,
+    Propagator,
+    Proposal,
+    check_numbers,
+    find_propagator,
+    identity_of,
+    memory_of,
+)
 
 if TYPE_CHECKING:
     from openmm_starmd.protein.protein import Protein
@@ -55,7 +64,8 @@ def check_propagator(
 
     first, second = new(), new()
     wrong: list[str] = []
-    stages = [_Stage(protein, atoms, memory_of(first), seed) for _ in range(2)]
+    identity_of(first)
+    stages = [_Stage(protein, stride, atoms, memory_of(first), seed) for _ in range(2)]
     for number in range(1, frames + 1):
         proposal, saved = _propose(first, stages[0], number, wrong), first.state()
         if saved is not None and not isinstance(saved, bytes):
@@ -87,19 +97,24 @@ def check_propagator(
         raise ValueError(f"{type(first).__name__} is no sound propagator:\n" + "\n".join(f"- {line}" for line in wrong))
 
 
+_DRAWS_BEFORE = 3  # so that who takes the number of draws for the number of the frame is found out
+
+
 class _Stage:
     """What an integrator does, on arrays: shows the present frame, and takes the next."""
 
-    def __init__(self, protein: Protein, atoms: str, memory: int, seed: int) -> None:
-        self.protein, self.atoms, self._memory, self._seed = protein, atoms, memory, seed
+    def __init__(self, protein: Protein, stride: float, atoms: str, memory: int, seed: int) -> None:
+        self.protein, self.atoms = protein, atoms
+        self._stride, self._memory, self._seed = stride, memory, seed
         self.positions = protein.frame_positions(protein.backbone, atoms)
         self._frames = {0: protein.backbone.copy()}
         self._count = self._token = 0
 
     def present(self, state: bytes | None = None) -> Present:
         return Present(
-            number=self._count,
+            number=_DRAWS_BEFORE + self._count,
             count=self._count,
+            time=self._stride * self._count,
             token=self._token,
             seed=self._seed,
             positions=self.positions.copy(),
@@ -129,7 +144,11 @@ def _propose(
     """The next frame, with what is wrong about it added to a list; None if it cannot be gone on from."""
     present = stage.present(state)
     shown = [present.positions.copy(), present.backbone.copy()]
-    proposal: Any = propagator.next_frame(present)
+    try:
+        proposal: Any = propagator.next_frame(present)
+    except Exception as error:
+        wrong.append(f"frame {number}: next_frame() raises {type(error).__name__}: {error}")
+        return None
     if not all(hasattr(proposal, name) for name in ("positions", "backbone", "start")):
         wrong.append(f"next_frame() gives a {type(proposal).__name__}; it must give a Proposal(positions, backbone)")
         return None

@@ -61,9 +61,12 @@ class Present:
     Attributes
     ----------
     number : int
-        Frames drawn so far. With `seed` it is the key of all that is random: it never comes twice with another history.
+        Draws so far, those included that were taken back. With `seed` it is the key of all that is random: it never
+        comes twice with another history. It is no clock.
     count : int
         Number of this frame in its history, whose start is frame 0; 0 where a history begins.
+    time : float
+        Of the simulation, ps.
     token : int
         Digest of every frame since the start; 0 where a history begins.
     seed : int
@@ -76,6 +79,7 @@ class Present:
 
     number: int
     count: int
+    time: float
     token: int
     seed: int
     positions: Array
@@ -106,7 +110,14 @@ class Present:
         ----------
         numbers : sequence of int
             0 for the start, and the newest ``memory - 1`` up to `count`.
+
+        Raises
+        ------
+        ValueError
+            If one of them is not remembered.
         """
+        if self.fresh and set(numbers) == {0}:
+            return {0: self.backbone}
         return self._kept(numbers)
 
     def token_after(self, proposal: Proposal) -> int:
@@ -120,9 +131,11 @@ class Propagator(Protocol):
     """What makes the next frame: two methods.
 
     A propagator may have three attributes beside them. ``memory`` (int, at least 2; 8 by default): how many frames of
-    the history it can look back on, the start included. ``identity`` (tuple, its class's name by default): what decides
-    its frames beside protein, start, stride and atoms; a checkpoint of a propagator with another identity is refused.
+    the history it can look back on, the start included. ``identity`` (tuple, empty by default): what decides its frames
+    beside its class, protein, start, stride and atoms; a checkpoint of a propagator with another one is refused.
     ``name`` (str): what ``repr(simulation)`` calls it.
+
+    Frames are reported as they are proposed: whether each is superposed on the one before is the propagator's affair.
 
     Exact restarts rest on one rule: a proposal depends on what `present` shows, on what the propagator was made with,
     and on what :meth:`state` saves. Random numbers are keyed by ``(present.seed, present.number)``.
@@ -335,10 +348,14 @@ def _lacking(thing: Any) -> str:
 
 
 def identity_of(propagator: Propagator) -> tuple[Any, ...]:
-    """What decides a propagator's frames: its `identity`, or the name of its class and how far it looks back."""
+    """What decides a propagator's frames: its class, how far it looks back, and what it says itself."""
+    own = getattr(propagator, "identity", ())
+    if not isinstance(own, tuple):
+        raise ValueError(f"the propagator's identity is {own!r}; it must be a tuple of what decides its frames")
+    if isinstance(propagator, LearnedPropagator):
+        return own  # as checkpoints of all versions hold it
     kind = type(propagator)
-    default = (f"{kind.__module__}.{kind.__qualname__}", memory_of(propagator))
-    return tuple(getattr(propagator, "identity", default))
+    return (f"{kind.__module__}.{kind.__qualname__}", memory_of(propagator), *own)
 
 
 def memory_of(propagator: Propagator) -> int:
@@ -355,8 +372,8 @@ def check_numbers(numbers: Sequence[int], count: int, memory: int) -> None:
     gone = [number for number in numbers if not count or not (number == 0 or oldest <= number <= count)]
     if gone:
         raise ValueError(
-            f"frames {list(numbers)} of the history were asked for, of which {gone} are not remembered: the newest is "
-            f"frame {count}; a memory of {memory} holds the start and the newest {memory - 1}"
+            f"frames {gone} of the history are not remembered: the newest is frame {count}, and a memory of {memory} "
+            f"holds the start and the newest {memory - 1}. Ask for fewer, or give the propagator a larger `memory`"
         )
 
 

@@ -19,7 +19,7 @@ from openmm_starmd.context import frame_system
 from openmm_starmd.errors import StarMDWarning, Uncopiable, keyboard_interrupts
 from openmm_starmd.integrator import StarMDIntegrator
 from openmm_starmd.propagators import LearnedPropagator, find_propagator
-from openmm_starmd.protein.protein import Protein, describe_differences
+from openmm_starmd.protein.protein import ATOMS, Protein, describe_differences
 from openmm_starmd.quantities import as_array, in_unit, keywords_of, whole_number
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from openmm_starmd.verdicts.limits import Limits, Spread
     from openmm_starmd.verdicts.report import Verdict
 
-ATOMS = ("ca", "backbone", "heavy")
 ROOM_TEMPERATURE = 300.0
 """K, of classical segments where a propagator of another's making says nothing about temperature."""
 

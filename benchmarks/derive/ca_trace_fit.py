@@ -14,7 +14,7 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 
-from benchmarks.derive.ideal_geometry import HELD_OUT
+from benchmarks.derive.ideal_geometry import LEFT_OUT
 from openmm_starmd.atoms.ca_trace import end_features, inner_features, peptide_turn
 
 CIS = 0.34
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("structures", type=Path)
     everything: dict[str, list[tuple[np.ndarray, float]]] = {"inner": [], "first": [], "last": []}
     for path in sorted(parser.parse_args().structures.glob("*.pdb")):
-        if path.stem not in HELD_OUT:
+        if path.stem not in LEFT_OUT:
             for kind, rows in samples(read(path)).items():
                 everything[kind] += rows
     for kind, rows in everything.items():

@@ -16,12 +16,14 @@ from pathlib import Path
 import mdtraj
 import numpy as np
 
+from benchmarks.lib.drawing import HELD_OUT
 from openmm_starmd.geometry.residues import CHI_ATOMS, HEAVY_ATOMS, atoms_moved_by_chi
 from openmm_starmd.geometry.torsions import axes_of, dihedral, frame_axes, rotate_about
 
 FLAT = 0.002
 """nm; what lies no further from a symmetry plane is put in it."""
-HELD_OUT = ("1l2y_A", "2op7_A", "2k28_A", "6okd_A", "6mrr_A", "trpcage_A", "2ysf_A", "2k1b_A")
+LEFT_OUT = (*HELD_OUT, "trpcage_A", "2ysf_A", "2k1b_A")
+"""Held-out proteins and near copies of them."""
 
 
 def local_positions(
@@ -49,7 +51,7 @@ def gather(folder: Path) -> dict[str, dict[tuple[str, int], list[np.ndarray]]]:
     """Local positions of all residues of the structures in `folder`, by residue name and (atom, group)."""
     table: dict[str, dict[tuple[str, int], list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(folder.glob("*.pdb")):
-        if path.stem in HELD_OUT:
+        if path.stem in LEFT_OUT:
             continue
         structure = mdtraj.load(str(path), standard_names=False)
         xyz = structure.xyz[0].astype(np.float64)

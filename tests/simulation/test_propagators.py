@@ -126,6 +126,45 @@ def test_checkpoints_of_another_propagator_are_refused(tmp_path, fake_rollout):
         assert np.array_equal(positions_of(other), before)
 
 
+def test_what_a_propagator_is_shown():
+    """Time is the simulation's; the start is remembered from the first frame on; the number counts draws taken back."""
+
+    class Curious(RandomWalk):
+        seen = []
+
+        def next_frame(self, present):
+            start = present.kept([0])[0]
+            self.seen.append(
+                (present.number, present.count, present.time, np.array_equal(start, self.protein.backbone))
+            )
+            return super().next_frame(present)
+
+    simulation = simulate(Curious)
+    simulation.step(2)
+    simulation.integrator.skip_draws(2)
+    simulation.step(1)
+    assert seen == [(0, 0, 0.0, True), (1, 1, 1.0, True), (4, 2, 2.0, True)]
+
+
+def test_identity_is_beside_the_class(tmp_path):
+    class Warm(RandomWalk):
+        identity = (300.0,)
+
+    class Other(RandomWalk):
+        identity = (300.0,)
+
+    class Hot(Warm):
+        identity = (310.0,)
+
+    warm = simulate(Warm)
+    warm.step(1)
+    warm.saveCheckpoint(tmp_path / "warm.chk")
+    simulate(Warm).loadCheckpoint(tmp_path / "warm.chk")
+    for kind in (Other, Hot):
+        with pytest.raises(ValueError, match="another propagator"):
+            simulate(kind).loadCheckpoint(tmp_path / "warm.chk")
+
+
 @pytest.mark.parametrize("kind", [RandomWalk, Springs])
 def test_classical_segments_and_alternation(kind, tmp_path):
     simulation, memory = simulate(kind), Memory()
@@ -252,6 +291,10 @@ class Talker(RandomWalk):
         return "hello"
 
 
+class Nameless(RandomWalk):
+    identity = "hot"
+
+
 class Bare(RandomWalk):
     def next_frame(self, present):
         return super().next_frame(present).positions
@@ -266,9 +309,10 @@ class Bare(RandomWalk):
         (Shifted, "positions and backbone differ"),
         (Short, r"positions has the shape \(19, 3\); expected \(20, 3\)"),
         (Infinite, "backbone is not finite"),
-        (Greedy, "not remembered"),
+        (Greedy, r"next_frame\(\) raises ValueError: frames \[2\] of the history are not remembered"),
         (Talker, "gives a str"),
         (Bare, "must give a Proposal"),
+        (Nameless, "identity is 'hot'"),
     ],
 )
 def test_what_is_wrong_is_said(kind, message):
