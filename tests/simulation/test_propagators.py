@@ -129,14 +129,12 @@ def test_checkpoints_of_another_propagator_are_refused(tmp_path, fake_rollout):
 def test_what_a_propagator_is_shown():
     """Time is the simulation's; the start is remembered from the first frame on; the number counts draws taken back."""
 
-    class Curious(RandomWalk):
-        seen = []
+    seen = []
 
+    class Curious(RandomWalk):
         def next_frame(self, present):
-            start = present.kept([0])[0]
-            self.seen.append(
-                (present.number, present.count, present.time, np.array_equal(start, self.protein.backbone))
-            )
+            same = np.array_equal(present.kept([0])[0], self.protein.backbone)
+            seen.append((present.number, present.count, present.time, same))
             return super().next_frame(present)
 
     simulation = simulate(Curious)
