@@ -67,8 +67,6 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
         Classical MD that makes the frames in place of the propagator, while there is one.
     pending : bytes or None
         State of a segment that a loaded checkpoint was saved in, until the segment is entered again.
-    propagator_state : bytes or None
-        State of the propagator that a loaded checkpoint brought, until it has proposed a frame.
 
     Notes
     -----
@@ -99,7 +97,7 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
         self.propagator = propagator
         self.segment: Segment | None = None
         self.pending: bytes | None = None
-        self.propagator_state: bytes | None = None
+        self._brought: tuple[int, bytes] | None = None  # state that a checkpoint brought, and the token of its frame
         self._protein, self._atoms = protein, atoms
         self._context: weakref.ref[mm.Context] | None = None
         self._last: tuple[int, Array] | None = None  # token of the newest frame, and its positions
@@ -172,7 +170,7 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
             token=0 if fresh else history.token,
             seed=history.seed,
             positions=positions,
-            state=self.propagator_state,
+            state=self._state_of(history),
             _backbone=partial(self._backbone_at, positions) if fresh else partial(self._newest, history.count),
             _torsions=partial(torsions, positions),
             _kept=partial(self._kept_of, 0 if fresh else history.count),
@@ -232,8 +230,6 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
         )
         self.commit(history, proposal.positions, proposal.backbone, start)
         self._last = (history.token, proposal.positions)
-        if self.segment is None:
-            self.propagator_state = None
 
     def _checked(self, propagator: Propagator, proposal: Proposal, present: Present) -> Proposal:
         """The proposal in float64, or an error that says what is wrong with it."""
@@ -287,11 +283,23 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
 
     def state_to_save(self) -> bytes | None:
         """State of the propagator; the one that a checkpoint brought, where no frame has used it yet."""
-        return self.propagator.state() if self.propagator_state is None else self.propagator_state
+        brought = self._state_of(self.history())
+        return self.propagator.state() if brought is None else brought
+
+    def bring_state(self, state: bytes | None) -> None:
+        """Show the propagator a state with the present frame; None for none."""
+        self._brought = None if state is None else (self.history().token, state)
+
+    def _state_of(self, history: History) -> bytes | None:
+        """What a checkpoint brought for the present frame; nothing once there is another one."""
+        # compared rather than dropped at the next frame, so that an interrupt in between leaves nothing stale
+        if self._brought is None or self._brought[0] != history.token:
+            return None
+        return self._brought[1]
 
     def forget_states(self) -> None:
         """Drop what a loaded checkpoint brought for a segment or a propagator: the frame is another now."""
-        self.pending = self.propagator_state = None
+        self.pending = self._brought = None
 
     def require_no_segment(self) -> None:
         """Raise a ValueError inside a classical segment, whose state would no longer fit."""

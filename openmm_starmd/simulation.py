@@ -300,7 +300,8 @@ class StarMDSimulation(Uncopiable, app.Simulation):
         """
         contents = checkpoint.unpack(checkpoint.read(file))
         self.context.loadCheckpoint(contents.frames)
-        self.integrator.pending, self.integrator.propagator_state = contents.segment, contents.propagator
+        self.integrator.pending = contents.segment
+        self.integrator.bring_state(contents.propagator)
 
     def saveState(self, file: str | os.PathLike[str] | IO[str]) -> None:
         """Save as XML, with the history: as exact as a checkpoint, and readable by other OpenMM versions.

@@ -202,7 +202,7 @@ class _Runner:
         except BaseException:
             # nothing of this block was reported, so the simulation keeps nothing of it either
             simulation.context.loadCheckpoint(good)
-            simulation.integrator.propagator_state = state
+            simulation.integrator.bring_state(state)
             raise
         ended, accepted = simulation.currentStep, verdict.status in plan.accept
         if accepted:
@@ -211,7 +211,7 @@ class _Runner:
         else:
             used = _draws(simulation) - number
             simulation.context.loadCheckpoint(good)
-            simulation.integrator.propagator_state = state
+            simulation.integrator.bring_state(state)
             simulation.integrator.skip_draws(used)
             self._rejected, self._failures = self._rejected + 1, self._failures + 1
         self._record(verdict, accepted, first, ended, time.perf_counter() - began)

@@ -94,7 +94,8 @@ def test_classical_frames():
             if interrupts.count % 2:
                 interrupts.during(lambda: simulation.step(frames - simulation.currentStep))
             else:
-                interrupts.during(lambda: md.step(max(1, simulation.integrator.segment.missing())))
+                missing = max(1, simulation.integrator.segment.missing())
+                interrupts.during(lambda steps=missing: md.step(steps))
             check(simulation, memory, unbroken)
     assert interrupts.count > 3
 
