@@ -1,1 +1,1 @@
-"""Figures and pictures from trajectories. Reads trajectories with mdtraj; never the network, torch or OpenMM."""
+"""Measures on arrays and trajectories. Reads these with mdtraj; never the network, torch or OpenMM."""

@@ -1,1 +1,1 @@
-"""Trajectories on disk, windows of frames for training, and making MD data with OpenMM."""
+"""Trajectories on disk, and windows of frames for training. No OpenMM."""

@@ -1,1 +1,1 @@
-"""Classical MD in between learned frames: the all-atom model, segments, policies."""
+"""Classical MD in between learned frames: segments, and alternation of the two."""

@@ -1,6 +1,6 @@
-"""Policies: learned frames and classical refreshers in turn, judged, and taken back where the judgement is bad.
+"""Alternation: learned frames and classical refreshers in turn, judged, and taken back where the judgement is bad.
 
-What makes a rollback honest: frames are HELD until the verdict on the last of them is good, and only then handed to the
+What makes a rollback honest: frames are held back until the verdict on the last of them is good, and only then handed to the
 simulation's reporters, one by one, as if they had just been drawn. A frame that was taken back was never reported, so
 files have one frame per step and a clock without jumps. The price is that reporters lag by up to `validate_every`
 cycles, and that a kill loses the frames held; they are drawn again, the same ones, on resuming.
@@ -155,6 +155,68 @@ def alternate(
     return _Runner(simulation, plan, log, trajectory, on_verdict).run()
 
 
+_LEAST = {"cycles": 0, "surrogate": 1, "classical": 0, "validate_every": 1, "attempts": 1}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Arguments of :func:`openmm_starmd.hybrid.alternation.alternate`, under the same names; `duration` becomes ps."""
+
+    cycles: int
+    surrogate: int
+    classical: int
+    validate_every: int
+    duration: Any
+    accept: Any
+    attempts: int
+    minimize: int | None
+    settings: ClassicalOptions
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            object.__setattr__(self, name, _at_least(name, getattr(self, name), least))
+        if self.minimize is not None:
+            object.__setattr__(self, "minimize", _at_least("minimize", self.minimize, 0))
+        try:
+            duration = float(in_unit(self.duration, unit.picosecond))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"duration is {self.duration!r}; give a time, or a number of ps") from error
+        if not 0 <= duration < float("inf"):
+            raise ValueError(f"duration is {duration:g} ps; it must be finite and not negative")
+        object.__setattr__(self, "duration", duration)
+        chosen = (self.accept,) if isinstance(self.accept, str) else tuple(self.accept)
+        if not chosen or any(status not in STATUSES for status in chosen):
+            raise ValueError(f"accept is {self.accept!r}; choose among {', '.join(STATUSES)}")
+        object.__setattr__(self, "accept", chosen)
+
+    def record(self, simulation: StarMDSimulation) -> dict[str, Any]:
+        """The first line of a log. It holds what decides the frames: a log of anything else is not gone on with."""
+        return {
+            "event": "plan",
+            "protein": simulation.protein.sequence,
+            "seed": simulation.seed,
+            "stride_ps": simulation.stride.value_in_unit(unit.picosecond),
+            "first_step": simulation.currentStep,
+            "surrogate": self.surrogate,
+            "classical": self.classical,
+            "validate_every": self.validate_every,
+            "duration_ps": self.duration,
+            "accept": list(self.accept),
+            "minimize": self.minimize,
+            "settings": {name: str(value) for name, value in sorted(self.settings.items())},
+        }
+
+
+def _at_least(name: str, value: Any, least: int) -> int:
+    try:
+        whole = whole_number(value)
+    except ValueError:
+        whole = -1
+    if whole < least:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {least}")
+    return whole
+
+
 class _Runner:
     """One call of :func:`alternate`."""
 
@@ -301,65 +363,3 @@ def _draws(simulation: StarMDSimulation) -> int:
     """Frames drawn so far, taken back ones included."""
     history = simulation.integrator.history()
     return history.offset + history.count
-
-
-_LEAST = {"cycles": 0, "surrogate": 1, "classical": 0, "validate_every": 1, "attempts": 1}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Arguments of :func:`openmm_starmd.hybrid.alternation.alternate`, under the same names; `duration` becomes ps."""
-
-    cycles: int
-    surrogate: int
-    classical: int
-    validate_every: int
-    duration: Any
-    accept: Any
-    attempts: int
-    minimize: int | None
-    settings: ClassicalOptions
-
-    def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            object.__setattr__(self, name, _at_least(name, getattr(self, name), least))
-        if self.minimize is not None:
-            object.__setattr__(self, "minimize", _at_least("minimize", self.minimize, 0))
-        try:
-            duration = float(in_unit(self.duration, unit.picosecond))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"duration is {self.duration!r}; give a time, or a number of ps") from error
-        if not 0 <= duration < float("inf"):
-            raise ValueError(f"duration is {duration:g} ps; it must be finite and not negative")
-        object.__setattr__(self, "duration", duration)
-        chosen = (self.accept,) if isinstance(self.accept, str) else tuple(self.accept)
-        if not chosen or any(status not in STATUSES for status in chosen):
-            raise ValueError(f"accept is {self.accept!r}; choose among {', '.join(STATUSES)}")
-        object.__setattr__(self, "accept", chosen)
-
-    def record(self, simulation: StarMDSimulation) -> dict[str, Any]:
-        """The first line of a log. It holds what decides the frames: a log of anything else is not gone on with."""
-        return {
-            "event": "plan",
-            "protein": simulation.protein.sequence,
-            "seed": simulation.seed,
-            "stride_ps": simulation.stride.value_in_unit(unit.picosecond),
-            "first_step": simulation.currentStep,
-            "surrogate": self.surrogate,
-            "classical": self.classical,
-            "validate_every": self.validate_every,
-            "duration_ps": self.duration,
-            "accept": list(self.accept),
-            "minimize": self.minimize,
-            "settings": {name: str(value) for name, value in sorted(self.settings.items())},
-        }
-
-
-def _at_least(name: str, value: Any, least: int) -> int:
-    try:
-        whole = whole_number(value)
-    except ValueError:
-        whole = -1
-    if whole < least:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number, at least {least}")
-    return whole
