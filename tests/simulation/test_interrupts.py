@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -48,6 +49,28 @@ class Interrupts:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
+def interrupted_at(call, action):
+    """Run `action` with a KeyboardInterrupt raised at the `call`-th call of a function; whether it came so far."""
+    left = call
+
+    def count(frame, event, argument):
+        nonlocal left
+        if event in ("call", "c_return"):
+            left -= 1
+            if left == 0:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+    sys.setprofile(count)
+    try:
+        action()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
 def unbroken_trajectory(simulation, frames, **classical):
     memory = Memory()
     simulation.reporters.append(memory)
@@ -71,6 +94,7 @@ def check(simulation, memory, unbroken):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_learned_frames():
     frames = 400
     unbroken = unbroken_trajectory(make_simulation(helix()), frames)
@@ -83,6 +107,42 @@ def test_learned_frames():
     assert interrupts.count > 10
 
 
+@pytest.mark.slow
+def test_learned_frames_at_every_call():
+    """Within OpenMM's wrappers too, which call Python for each vector they convert."""
+    simulation = make_simulation(helix(3))
+    simulation.step(4)
+    saved, before = simulation.context.createCheckpoint(), positions_of(simulation)
+    simulation.step(1)
+    after, call = positions_of(simulation), 1
+    while True:
+        simulation.context.loadCheckpoint(saved)
+        if not interrupted_at(call, lambda: simulation.step(1)):
+            break
+        assert np.array_equal(positions_of(simulation), before if simulation.currentStep == 4 else after), call
+        if simulation.currentStep == 4:
+            simulation.step(1)
+        assert np.array_equal(positions_of(simulation), after), call
+        call += 7
+    assert call > 1000
+
+
+def test_classical_frames_at_many_calls():
+    frames, settings = 12, {"platform": "Reference", "minimize": 2, "equilibrate": 0.0, "timestep": 0.004}
+    unbroken = unbroken_trajectory(make_simulation(helix(3), stride=1.0), frames, **settings)
+    simulation, random, interrupts = make_simulation(helix(3), stride=1.0), np.random.default_rng(0), 0
+    with simulation.classical(**settings) as md:
+        while simulation.currentStep < frames:
+            missing = simulation.integrator.segment.missing()
+            step = simulation.step if random.random() < 0.6 or not missing else md.step
+            steps = 1 if step == simulation.step else missing
+            interrupts += interrupted_at(int(random.integers(1, 400)), lambda step=step, steps=steps: step(steps))
+            done = simulation.currentStep
+            assert not done or np.array_equal(positions_of(simulation), unbroken[done - 1])
+    assert interrupts > 10
+
+
+@pytest.mark.slow
 def test_classical_frames():
     """Inside a segment: what was begun of a stride is completed, by whichever simulation is stepped."""
     frames, settings = 6, {"platform": "Reference", "minimize": 5, "equilibrate": 0.0}
@@ -91,10 +151,10 @@ def test_classical_frames():
     simulation.reporters.append(memory)
     with Interrupts(5e-3, 5e-2) as interrupts, simulation.classical(**settings) as md:
         while simulation.currentStep < frames:
-            if interrupts.count % 2:
+            missing = simulation.integrator.segment.missing()
+            if interrupts.count % 2 or not missing:
                 interrupts.during(lambda: simulation.step(frames - simulation.currentStep))
             else:
-                missing = max(1, simulation.integrator.segment.missing())
                 interrupts.during(lambda steps=missing: md.step(steps))
             check(simulation, memory, unbroken)
     assert interrupts.count > 3
