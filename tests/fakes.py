@@ -128,3 +128,12 @@ class Memory:
     steps = property(lambda self: [row[0] for row in self.rows])
     times = property(lambda self: [row[1] for row in self.rows])
     frames = property(lambda self: [row[2] for row in self.rows])
+
+
+def trajectory(simulation, frames):
+    """What a reporter sees of the next frames, [frames, atoms, 3], nm."""
+    memory = Memory()
+    simulation.reporters.append(memory)
+    simulation.step(frames)
+    simulation.reporters.remove(memory)
+    return np.array(memory.frames)

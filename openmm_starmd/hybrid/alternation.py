@@ -1,9 +1,9 @@
 """Alternation: learned frames and classical refreshers in turn, judged, and taken back where the judgement is bad.
 
-What makes a rollback honest: frames are held back until the verdict on the last of them is good, and only then handed to the
-simulation's reporters, one by one, as if they had just been drawn. A frame that was taken back was never reported, so
-files have one frame per step and a clock without jumps. The price is that reporters lag by up to `validate_every`
-cycles, and that a kill loses the frames held; they are drawn again, the same ones, on resuming.
+What makes a rollback honest: frames are held back until the verdict on the last of them is good, and only then handed
+to the simulation's reporters, one by one, as if they had just been drawn. A frame that was taken back was never
+reported, so files have one frame per step and a clock without jumps. The price is that reporters lag by up to
+`validate_every` cycles, and that a kill loses the frames held; they are drawn again, the same ones, on resuming.
 
 What makes it safe to kill: after each decision the reporters have their frames, then the log has its line, then the
 checkpoint is renamed into place. Resuming goes on from the checkpoint and cuts log and trajectory back to it.

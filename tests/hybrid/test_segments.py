@@ -9,13 +9,7 @@ import pytest
 from openmm import app, unit
 
 from openmm_starmd.hybrid.segment import entry_seed
-from tests.fakes import (
-    Memory,
-    fake_weights,
-    helix,
-    make_simulation,
-    positions_of,
-)
+from tests.fakes import Memory, fake_weights, helix, make_simulation, positions_of, trajectory
 
 pytestmark = pytest.mark.usefixtures("fake_rollout")
 STRIDE = 0.04  # ps, ten time steps: what is tested does not depend on it
@@ -27,14 +21,6 @@ REFERENCE = {"forcefield": FORCEFIELD, "platform": "Reference", "minimize": 5, "
 def hybrid(atoms="backbone", **options):
     weights = fake_weights(stride_min=0.01, stride_default=1.0)
     return make_simulation(helix(RESIDUES), atoms, weights=weights, **({"stride": STRIDE} | options))
-
-
-def trajectory(simulation, frames):
-    memory = Memory()
-    simulation.reporters.append(memory)
-    simulation.step(frames)
-    simulation.reporters.remove(memory)
-    return np.array(memory.frames)
 
 
 def distances(xyz):

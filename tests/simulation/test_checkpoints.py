@@ -14,13 +14,7 @@ from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import Weights
 from openmm_starmd.rollout import kept_frames
-from tests.fakes import (
-    Memory,
-    fake_weights,
-    helix,
-    make_simulation,
-    positions_of,
-)
+from tests.fakes import Memory, fake_weights, helix, make_simulation, positions_of, trajectory
 
 MODES = ("ca", "backbone", "heavy")
 KINDS = ("Checkpoint", "State")
@@ -33,14 +27,6 @@ def save(simulation, kind, file):
 
 def load(simulation, kind, file):
     getattr(simulation, f"load{kind}")(file)
-
-
-def trajectory(simulation, frames):
-    memory = Memory()
-    simulation.reporters.append(memory)
-    simulation.step(frames)
-    simulation.reporters.remove(memory)
-    return np.array(memory.frames)
 
 
 def evictions(max_context, frames):

@@ -14,7 +14,7 @@ import openmm_starmd.propagators
 from openmm_starmd import Propagator, Proposal, StarMDSimulation, check_propagator
 from openmm_starmd.protein import Protein
 from openmm_starmd.simulation import SimulationOptions
-from tests.fakes import Memory, helix, make_simulation, positions_of
+from tests.fakes import Memory, helix, make_simulation, positions_of, trajectory
 
 
 class RandomWalk:
@@ -59,14 +59,6 @@ class Springs(RandomWalk):
 
 def simulate(kind=RandomWalk, atoms="backbone", seed=5, model=None, **options):
     return StarMDSimulation(*(model or helix(5)), propagator=kind, stride=1.0, atoms=atoms, seed=seed, **options)
-
-
-def trajectory(simulation, frames):
-    memory = Memory()
-    simulation.reporters.append(memory)
-    simulation.step(frames)
-    simulation.reporters.remove(memory)
-    return np.array(memory.frames)
 
 
 @pytest.mark.parametrize("kind", [RandomWalk, Springs])

@@ -16,14 +16,7 @@ from openmm_starmd.errors import StarMDWarning
 from openmm_starmd.integrator import StarMDIntegrator
 from openmm_starmd.model.weights import DEFAULT_WEIGHTS
 from openmm_starmd.simulation import StarMDSimulation
-from tests.fakes import (
-    FakeRollout,
-    Memory,
-    fake_weights,
-    helix,
-    make_simulation,
-    positions_of,
-)
+from tests.fakes import FakeRollout, Memory, fake_weights, helix, make_simulation, positions_of, trajectory
 
 MODES = ("ca", "backbone", "heavy")
 pytestmark = pytest.mark.usefixtures("fake_rollout")
@@ -31,14 +24,6 @@ pytestmark = pytest.mark.usefixtures("fake_rollout")
 
 def rollout_of(simulation) -> FakeRollout:
     return simulation.integrator.propagator.rollout
-
-
-def trajectory(simulation, frames):
-    memory = Memory()
-    simulation.reporters.append(memory)
-    simulation.step(frames)
-    simulation.reporters.remove(memory)
-    return np.array(memory.frames)
 
 
 @pytest.mark.parametrize("atoms", MODES)
