@@ -22,7 +22,7 @@ test: $(VENV)/.test
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest -n $(WORKERS)
 
-# The everyday command: the tests that take no more than two minutes together, in one process.
+# The everyday command: the fast tests, in one process.
 quick: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m "not slow"
 
