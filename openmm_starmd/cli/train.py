@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
@@ -15,6 +16,7 @@ from openmm_starmd.cli.errors import clean_errors
 
 if TYPE_CHECKING:
     from openmm_starmd.data.trajectories import ProteinData
+    from openmm_starmd.model.config import ModelConfig
     from openmm_starmd.model.weights import Weights
     from openmm_starmd.training.parallelism import Parallelism
     from openmm_starmd.training.settings import Recipe
@@ -44,7 +46,15 @@ Validate = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="Protein, or NAME:R, that the weights draw short rollouts of as they train; repeatable.",
+        help="Protein, or NAME:R, not trained on, whose MD the weights are judged by as they train; repeatable.",
+    ),
+]
+Split = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help='JSON file {"choose": [{"name": ...}, ...], "report": [...]}: none of these is trained on; what --data '
+        "holds of the first is validated on, unless --validate says otherwise.",
     ),
 ]
 StartFrom = Annotated[
@@ -82,6 +92,7 @@ def train(
     max_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps in all; 20000 by default.")] = None,
     exclude: Exclude = None,
     validate: Validate = None,
+    split: Split = None,
     name: Annotated[str, typer.Option(help="Name of the weights; that in FILE or of RUN by default.")] = "",
     start_from: StartFrom = None,
     openfold: Openfold = None,
@@ -101,10 +112,14 @@ def train(
 ) -> None:
     """Train weights on trajectories. The run saves as it goes; RUN/weights can be used at any time.
 
-    A run that was stopped or killed at any moment is continued by --resume, to the very weights of an unbroken one (bit
-    by bit on a CPU). Several GPUs: --devices 8, and on several machines also --nodes, under SLURM's srun with a task
-    per GPU or `torchrun --nnodes ... --nproc-per-node 8 -m openmm_starmd.cli train ...`. Settings that have no option
-    are set by --config.
+    With proteins to validate on (--validate, --split), RUN/weights are those that had the lowest validation loss: the
+    error of the next frame, denoised from several levels of noise at several strides, over that of the last frame.
+    RUN/validation.csv has it by protein, stride and noise (ps, Å), RUN/last the newest weights.
+
+    A run that was stopped or killed at any moment is continued by --resume, with the settings in RUN/recipe.json, to
+    the very weights of an unbroken one (bit by bit on a CPU). Several GPUs: --devices 8, and on several machines also
+    --nodes, under SLURM's srun with a task per GPU or `torchrun --nnodes ... --nproc-per-node 8 -m openmm_starmd.cli
+    train ...`. Settings that have no option are set by --config.
     """
     with clean_errors():
         folders = [*(positional or []), *(data or [])]
@@ -114,7 +129,6 @@ def train(
             raise ValueError("--output RUN is missing: the folder of the run")
         import torch
 
-        from openmm_starmd.model.weights import load_weights
         from openmm_starmd.training.parallelism import Parallelism
         from openmm_starmd.training.settings import read_recipe
 
@@ -129,26 +143,26 @@ def train(
             workers=workers,
             logger=logger,
         )
-        weights = None if start_from is None else load_weights(start_from)
-        form = _form(preset, start_from, weights)
-        base = _base_recipe(form, weights)
+        left_out = _Split.read(split)
+        base, weights, resumed = _base(preset, start_from, output if resume else None)
         recipe = base if config is None else read_recipe(config, base)
-        if recipe.model.name != base.model.name:
+        if resumed or recipe.model.name != base.model.name:
             name = name or recipe.model.name
+        source = _Source(folders, [*(exclude or []), *left_out.names], openfold)
+        chosen = tuple(validate or (() if resumed else left_out.with_md(folders)))
         recipe = _changed(
             recipe,
             {
                 "start_from": start_from,
                 "steps": max_steps,
-                "model.name": name or (output.name if output else form),
+                "model.name": name or (output.name if output else _form(base.model)),
                 "windows.tokens": tokens,
                 "accumulate": accumulate,
                 "precision": precision,
                 "checkpointing": checkpointing,
-                "validation.proteins": tuple(validate) if validate else None,
+                "validation.proteins": chosen or None,
             },
         )
-        source = _Source(folders, exclude or [], openfold)
         source.check(recipe)
         if dry_run:
             _measure(source, recipe, "cuda" if parallelism.on_gpu else "cpu")
@@ -156,24 +170,26 @@ def train(
             _train(source, output, recipe, weights, parallelism, resume)
 
 
-def _form(preset: str | None, start_from: str | None, weights: Weights | None) -> str:
-    """The preset to begin from; that of the weights, if there are any."""
-    form = "mini" if weights is None or weights.config.anchored else "paper"
-    if weights is not None and preset not in (None, form):
-        raise ValueError(f"--preset {preset}, but {start_from} is of the form {form}: leave --preset out")
-    return preset or form
-
-
-def _base_recipe(form: str, weights: Weights | None) -> Recipe:
-    """A preset's recipe, with model and strides of the weights to fine-tune."""
+def _base(preset: str | None, start_from: str | None, resumed: Path | None) -> tuple[Recipe, Weights | None, bool]:
+    """Recipe to begin from, weights to fine-tune, and whether they are those of a run in the folder `resumed`."""
+    from openmm_starmd.model.weights import load_weights
+    from openmm_starmd.training.checkpoints import CHECKPOINT
+    from openmm_starmd.training.recipe import read_run_recipe
     from openmm_starmd.training.settings import recipe_for
 
-    base = recipe_for(form)
-    if weights is None:
-        return base
+    if resumed is not None and (resumed / "recipe.json").exists():
+        base = read_run_recipe(resumed / "recipe.json")
+        # once there is a checkpoint, nothing is begun any more
+        needed = base.start_from and not (resumed / CHECKPOINT).exists()
+        _check_form(preset, base.model, f"the run in {resumed}")
+        return base, load_weights(base.start_from) if needed else None, True
+    if start_from is None:
+        return recipe_for(preset or "mini"), None, False
+    weights = load_weights(start_from)
     known = weights.config
-    return _changed(
-        base,
+    _check_form(preset, known, start_from)
+    base = _changed(
+        recipe_for(_form(known)),
         {
             "model": known,
             "windows.stride_min": known.stride_min,
@@ -181,6 +197,17 @@ def _base_recipe(form: str, weights: Weights | None) -> Recipe:
             "windows.stride_focus": known.stride_default,
         },
     )
+    return base, weights, False
+
+
+def _form(model: ModelConfig) -> str:
+    """The preset that a model is of the form of."""
+    return "mini" if model.anchored else "paper"
+
+
+def _check_form(preset: str | None, model: ModelConfig, whose: str) -> None:
+    if preset not in (None, _form(model)):
+        raise ValueError(f"--preset {preset}, but {whose} is of the form {_form(model)}: leave --preset out")
 
 
 def _changed(recipe: Recipe, values: dict[str, Any]) -> Recipe:
@@ -191,6 +218,53 @@ def _changed(recipe: Recipe, values: dict[str, Any]) -> Recipe:
             part = replace(getattr(recipe, outer), **{inner: value}) if outer else value
             recipe = replace(recipe, **{outer or inner: part})
     return recipe
+
+
+class _Split(NamedTuple):
+    """Proteins that a file keeps out of training."""
+
+    path: Path | None
+    choose: list[str]
+    report: list[str]
+
+    @classmethod
+    def read(cls, path: Path | None) -> _Split:
+        """Names in a file; none without one."""
+        if path is None:
+            return cls(None, [], [])
+        try:
+            content = json.loads(path.read_text())
+            lists = [[str(protein["name"]) for protein in content[key]] for key in ("choose", "report")]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f'{path} is not a split of proteins, {{"choose": [{{"name": ...}}, ...], "report": [...]}}: '
+                f"{type(error).__name__}: {error}"
+            ) from error
+        if not lists[0] or set(lists[0]) & set(lists[1]):
+            raise ValueError(f"{path}: choose must name proteins, and none that report names")
+        return cls(path, *lists)
+
+    @property
+    def names(self) -> list[str]:
+        """All that must not be trained on."""
+        return [*self.choose, *self.report]
+
+    def with_md(self, folders: list[Path]) -> tuple[str, ...]:
+        """Those to choose by that folders hold MD of; the others are named in a warning."""
+        from openmm_starmd.errors import StarMDWarning
+        from openmm_starmd.training.recipe import has_md
+
+        if self.path is None:
+            return ()
+        lacking = [name for name in self.choose if not has_md(folders, name)]
+        if len(lacking) == len(self.choose):
+            raise ValueError(
+                f"{', '.join(map(str, folders))} hold no MD of the proteins that {self.path} chooses by "
+                f"({', '.join(lacking)}): add their folder to --data, or leave them out by --exclude instead of --split"
+            )
+        if lacking and _first_process():
+            warnings.warn(f"not validated on {', '.join(lacking)}: --data holds no MD of them", StarMDWarning, 2)
+        return tuple(name for name in self.choose if name not in lacking)
 
 
 class _Source(NamedTuple):
@@ -220,13 +294,17 @@ class _Source(NamedTuple):
             typer.echo(f"{len(proteins)} proteins, {sum(len(p.replicas) for p in proteins)} trajectories")
         return proteins
 
-    def validation(self, names: tuple[str, ...], trained: list[ProteinData]) -> list[ProteinData]:
-        """What validation rollouts are held against."""
+    def validation(self, recipe: Recipe, trained: list[ProteinData]) -> list[ProteinData]:
+        """What weights are judged by."""
         from openmm_starmd.training.recipe import validation_proteins
 
-        if not names:
+        settings = recipe.validation
+        if not settings.proteins:
             return []
-        proteins = self._complete(validation_proteins(self.folders, names, self.exclude, trained))
+        # runs of older editions validate by rollouts alone, also of proteins that they train on, and may go on
+        strict = settings.denoising.windows > 0
+        found = validation_proteins(self.folders, settings.proteins, self.exclude, trained, strict=strict)
+        proteins = self._complete(found)
         for protein in proteins:
             if _first_process() and protein.name not in {p.name for p in trained}:
                 typer.echo(f"validation on {protein.name}, which is not trained on")
@@ -242,14 +320,16 @@ def _measure(source: _Source, recipe: Recipe, device: str) -> None:
     """Print what the training would take."""
     from openmm_starmd.training.dry_run import dry_run
 
-    typer.echo(dry_run(source.proteins(), recipe, device))
+    proteins = source.proteins()
+    typer.echo(dry_run(proteins, recipe, device, validation=source.validation(recipe, proteins)))
 
 
 def _train(
     source: _Source, output: Path, recipe: Recipe, weights: Weights | None, parallelism: Parallelism, resume: bool
 ) -> None:
-    """Train, and print where the weights are."""
+    """Train, and print where the weights are, and which."""
     from openmm_starmd.training import recipe as recipes
+    from openmm_starmd.training.checkpoints import summary
 
     proteins = source.proteins()
     written = recipes.train(
@@ -258,10 +338,13 @@ def _train(
         recipe,
         resume=resume,
         start_from=None if weights is None else weights.network,
-        validation=source.validation(recipe.validation.proteins, proteins),
+        validation=source.validation(recipe, proteins),
         parallelism=parallelism,
     )
     if _first_process():
+        said = summary(output)
+        if said is not None:
+            typer.echo(said)
         typer.echo(str(written))
 
 

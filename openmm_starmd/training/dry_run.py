@@ -16,9 +16,11 @@ from openmm_starmd.data.trajectories import ProteinData
 from openmm_starmd.data.windows import WindowDataset
 from openmm_starmd.model.network import Network
 from openmm_starmd.training.objective import objective
+from openmm_starmd.training.optimizer import make_optimizer
 from openmm_starmd.training.parallelism import mixed_precision
 from openmm_starmd.training.recipe import released_config
 from openmm_starmd.training.settings import Recipe
+from openmm_starmd.training.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,10 @@ class DryRun:
         Shape of that step's batch, for people.
     steps_per_second, tokens_per_second : float
         Of optimiser steps as the recipe draws them; tokens are residues x frames x windows.
+    validation : float or None
+        Seconds that judging the weights once takes; None without proteins to judge by.
+    every : int
+        Training steps between two times.
     """
 
     device: str
@@ -49,9 +55,17 @@ class DryRun:
     longest: str
     steps_per_second: float
     tokens_per_second: float
+    validation: float | None = None
+    every: int = 1
 
     def __str__(self) -> str:
         mega = 1024**2
+        judged = []
+        if self.validation is not None:
+            share = 100 * self.validation / (self.validation + self.every / self.steps_per_second)
+            judged = [
+                f"validation           {self.validation:.3g} s every {self.every} steps, {share:.2g} % of the time"
+            ]
         return "\n".join(
             [
                 f"parameters           {self.parameters:,}",
@@ -59,11 +73,18 @@ class DryRun:
                 f"activations          {self.activations / mega:.0f} MB ({self.longest})",
                 f"peak memory          {self.peak / mega:.0f} MB on {self.device}",
                 f"speed                {self.steps_per_second:.3g} steps/s, {self.tokens_per_second:.3g} tokens/s",
+                *judged,
             ]
         )
 
 
-def dry_run(proteins: Sequence[ProteinData], recipe: Recipe, device: str, steps: int = 5) -> DryRun:
+def dry_run(
+    proteins: Sequence[ProteinData],
+    recipe: Recipe,
+    device: str,
+    steps: int = 5,
+    validation: Sequence[ProteinData] = (),
+) -> DryRun:
     """Train for a few steps in one process and measure.
 
     Parameters
@@ -74,6 +95,8 @@ def dry_run(proteins: Sequence[ProteinData], recipe: Recipe, device: str, steps:
         ``"cpu"`` or ``"cuda"``.
     steps : int
         Optimiser steps to time, after one that is not.
+    validation : sequence of ProteinData
+        To judge by, as for :func:`openmm_starmd.training.recipe.train`.
 
     Returns
     -------
@@ -82,7 +105,7 @@ def dry_run(proteins: Sequence[ProteinData], recipe: Recipe, device: str, steps:
     dataset = WindowDataset(proteins, recipe.windows, recipe.steps)
     network = Network(released_config(recipe, proteins)).to(device).train()
     network.checkpoint_blocks = recipe.checkpointing
-    optimizer = torch.optim.Adam(network.parameters(), lr=recipe.optimizer.learning_rate)
+    optimizer = make_optimizer(network, recipe.optimizer)
     average = [parameter.detach().clone() for parameter in network.parameters()]
     mixed = mixed_precision(recipe, device == "cuda")
 
@@ -129,7 +152,18 @@ def dry_run(proteins: Sequence[ProteinData], recipe: Recipe, device: str, steps:
         longest=f"{plan.protein.name}: {windows} x {frames} frames x {plan.protein.features.length} residues",
         steps_per_second=steps / seconds,
         tokens_per_second=tokens / seconds,
+        validation=_judging(network, recipe, validation, device) if validation else None,
+        every=recipe.validation.every,
     )
+
+
+def _judging(network: Network, recipe: Recipe, validation: Sequence[ProteinData], device: str) -> float:
+    """Seconds that judging weights takes."""
+    judge = Validation(validation, recipe.validation, network.config, device)
+    began = time.perf_counter()
+    judge.judge(network.eval())
+    _finish(device)
+    return time.perf_counter() - began
 
 
 def _longest(proteins: Sequence[ProteinData], recipe: Recipe) -> Plan:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -13,25 +15,46 @@ from typing import Any
 import torch
 
 from openmm_starmd.data.folders import open_data
+from openmm_starmd.data.store import is_store, open_store
 from openmm_starmd.data.trajectories import ProteinData
 from openmm_starmd.data.windows import WindowDataset
+from openmm_starmd.errors import StarMDWarning
 from openmm_starmd.files.writing import lock, replacing_folder, sweep, write_text
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.network import Network
 from openmm_starmd.model.weights import find_weights, save_weights
-from openmm_starmd.training.checkpoints import CHECKPOINT, Checkpointing, RunLog
+from openmm_starmd.training.checkpoints import CHECKPOINT, LAST, LOG, VALIDATION, WEIGHTS, Checkpointing
 from openmm_starmd.training.loader import RankData
 from openmm_starmd.training.module import StarMDModule
 from openmm_starmd.training.parallelism import Parallelism, make_trainer
-from openmm_starmd.training.rollouts import validator
 from openmm_starmd.training.settings import Recipe, differences, read_recipe, recipe_for
+from openmm_starmd.training.validation import Validation
 
 MOST_REPLICAS = 1000
 """Replica numbers of one protein lie below this."""
 
 load_proteins = open_data
 
-__all__ = ["Recipe", "load_proteins", "recipe_for", "released_config", "train", "validation_proteins"]
+__all__ = [
+    "Recipe",
+    "load_proteins",
+    "read_run_recipe",
+    "recipe_for",
+    "released_config",
+    "train",
+    "validation_proteins",
+]
+
+
+def has_md(folders: Sequence[str | os.PathLike[str]], name: str) -> bool:
+    """Whether one of the folders, as :func:`openmm_starmd.data.folders.open_data` takes them, has MD of a protein."""
+    for folder in map(Path, folders):
+        if is_store(folder):
+            if any(protein.name == name for protein in open_store(folder)):
+                return True
+        elif any((folder / name).glob(f"{glob.escape(name)}_prod_R*_fit.xtc")):
+            return True
+    return False
 
 
 def validation_proteins(
@@ -39,8 +62,10 @@ def validation_proteins(
     names: Sequence[str],
     exclude: Sequence[str],
     trained: Sequence[ProteinData],
+    *,
+    strict: bool = True,
 ) -> list[ProteinData]:
-    """MD to hold validation rollouts against.
+    """MD to judge weights by, none of which is trained on.
 
     Parameters
     ----------
@@ -53,6 +78,8 @@ def validation_proteins(
         What is left out of training.
     trained : sequence of ProteinData
         What is trained on.
+    strict : bool
+        Refuse what is trained on; else warn of it, as for runs that older editions began.
 
     Returns
     -------
@@ -61,13 +88,22 @@ def validation_proteins(
     Raises
     ------
     ValueError
-        If there is no such protein or replica.
+        If there is no such protein or replica, or if it is trained on.
     """
-    others = [protein.name for protein in trained if protein.name not in {name.partition(":")[0] for name in names}]
+    known = {protein.name for protein in trained}
+    others = [name for name in known if name not in {name.partition(":")[0] for name in names}]
     found = []
     for name in names:
         base, _, number = name.partition(":")
-        wanted = {number} if number else {item.partition(":")[2] for item in exclude if item.startswith(f"{base}:")}
+        left_out = {item.partition(":")[2] for item in exclude if item.startswith(f"{base}:")}
+        seen = base in known and (number not in left_out if number else not left_out)
+        if seen and strict:
+            raise ValueError(
+                f"{name} is trained on, so that it says nothing of proteins that are not: leave it out of training "
+                f"with --exclude {base}, or, which says less, one of its replicas with --exclude {base}:R, or validate "
+                "on another protein"
+            )
+        wanted = {number} if number else left_out
         skipped = [f"{base}:{r}" for r in range(MOST_REPLICAS) if str(r) not in wanted] if wanted else []
         try:
             there = open_data(folders, [*others, *skipped])
@@ -77,7 +113,21 @@ def validation_proteins(
         if not matching:
             raise ValueError(f"no MD of {name} to validate with in {', '.join(map(str, folders))}")
         found += matching
+    sequences = {protein.sequence for protein in trained}
+    near = sorted({protein.name for protein in found if protein.sequence in sequences})
+    if near:
+        warnings.warn(
+            f"validation on {', '.join(near)}: other MD of the same protein is trained on, so that what was learned by "
+            "heart looks like skill; a protein that is left out whole is the better judge",
+            StarMDWarning,
+            stacklevel=2,
+        )
     return found
+
+
+def read_run_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """The recipe that a run keeps; settings that it was begun without are as the classes have them, not the presets."""
+    return read_recipe(path, Recipe(model=ModelConfig()))
 
 
 def released_config(recipe: Recipe, proteins: Sequence[ProteinData]) -> ModelConfig:
@@ -107,8 +157,9 @@ def train(
     """Train a network and write its averaged weights to ``output/weights``.
 
     ``output/weights`` can be used at any time; ``output/log.csv`` holds the losses, ``output/recipe.json`` the
-    settings. A run that was stopped or killed at any moment is resumed with `resume`, to the very weights and log of an
-    unbroken one (bit by bit on a CPU).
+    settings. With proteins to validate on, ``output/weights`` are those of the lowest validation loss so far, of which
+    ``output/validation.csv`` has the parts, and ``output/last`` the newest. A run that was stopped or killed at any
+    moment is resumed with `resume`, to the very weights and logs of an unbroken one (bit by bit on a CPU).
 
     Parameters
     ----------
@@ -121,7 +172,7 @@ def train(
     start_from : Network, optional
         Weights to fine-tune; see :func:`openmm_starmd.training.recipe.initialise_from`.
     validation : sequence of ProteinData, optional
-        Proteins, with the MD to compare with, that the averaged weights draw short rollouts of.
+        Proteins, with MD, that the averaged weights are judged by, as ``recipe.validation`` says.
     parallelism : Parallelism, optional
         Devices and processes; one process, on a GPU where there is one, by default.
     accelerator : str, optional
@@ -149,10 +200,8 @@ def train(
     parallelism = parallelism or Parallelism(accelerator=accelerator or "auto")
     config = released_config(recipe, proteins)
     dataset = WindowDataset(proteins, recipe.windows, recipe.steps)
-    validate, columns = None, list[str]()
-    if validation:
-        device = "cuda" if parallelism.on_gpu else "cpu"
-        validate, columns = validator(validation, recipe.validation, config, device)
+    device = "cuda" if parallelism.on_gpu else "cpu"
+    judge = Validation(validation, recipe.validation, config, device) if validation else None
     done = 0
     if resume and (output / CHECKPOINT).exists():
         done = _done(output / CHECKPOINT, parallelism.processes_per_node * parallelism.nodes * recipe.accumulate)
@@ -174,19 +223,22 @@ def train(
         module = StarMDModule(network, recipe)
         if parallelism.strategy == "fsdp":
             network.checkpoint_blocks = False
-        log = RunLog(output / "log.csv", [*module.names, "learning_rate", *columns])
+        keeper = Checkpointing(output, recipe, config, module.names, done, judge, progress)
         if writes:
             _prepare(output, recipe, proteins, resume)
             sweep(output)
-            log.begin(done)
-            if not (output / "weights").exists():
-                _first_weights(output / "weights", network, config)
-            write_training_data(output / "weights", proteins, recipe)
+            for folder in (WEIGHTS, LAST) if keeper.table else (WEIGHTS,):
+                if not (output / folder).exists():
+                    _first_weights(output / folder, network, config)
+                write_training_data(output / folder, proteins, recipe)
+            keeper.begin()
             write_text(output / "recipe.json", json.dumps(asdict(recipe), indent=1) + "\n")
-        trainer.callbacks.append(Checkpointing(output, recipe, config, log, done, validate, progress))
+            if not done:
+                keeper.judge_start(network)
+        trainer.callbacks.append(keeper)
         data = RankData(dataset, done, recipe.accumulate, parallelism.workers)
         trainer.fit(module, data, ckpt_path=str(output / CHECKPOINT) if done else None, weights_only=False)
-    return output / "weights"
+    return output / WEIGHTS
 
 
 def _done(checkpoint: Path, batches: int) -> int:
@@ -209,7 +261,7 @@ def _prepare(output: Path, recipe: Recipe, proteins: Sequence[ProteinData], resu
     """Refuse a folder that holds another run or somebody else's files."""
     kept = output / "recipe.json"
     if not kept.exists():
-        there = [name for name in ("weights", "log.csv", CHECKPOINT) if (output / name).exists()]
+        there = [name for name in (WEIGHTS, LAST, LOG, VALIDATION, CHECKPOINT) if (output / name).exists()]
         if there:
             raise ValueError(
                 f"{output} holds {', '.join(there)}, but no recipe.json of a training run: choose another --output"
@@ -217,13 +269,13 @@ def _prepare(output: Path, recipe: Recipe, proteins: Sequence[ProteinData], resu
         return
     if not resume:
         raise ValueError(f"{output} holds a training run: go on with --resume, or choose another folder")
-    changed = [d for d in differences(read_recipe(kept), recipe) if not d.startswith("steps:")]
+    changed = [d for d in differences(read_run_recipe(kept), recipe) if not d.startswith("steps:")]
     if changed:
         raise ValueError(
             f"--resume goes on with the settings of {kept}, but these differ: {'; '.join(changed)}. Leave them as they "
             "were (only the number of steps may change), or start a new run"
         )
-    listing = output / "weights" / "training_data.json"
+    listing = output / WEIGHTS / "training_data.json"
     if listing.exists():
         before = {tuple(map(str, item.values())) for item in json.loads(listing.read_text())["proteins"]}
         now = {tuple(map(str, item.values())) for item in _listing(proteins)}
@@ -231,8 +283,8 @@ def _prepare(output: Path, recipe: Recipe, proteins: Sequence[ProteinData], resu
         if names:
             raise ValueError(
                 f"--resume goes on with the data of {listing}, but these proteins differ from it: "
-                f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}. Give the same --data and --exclude, or "
-                "start a new run"
+                f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}. Give the same --data, --exclude and "
+                "--split, or start a new run"
             )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,16 +134,6 @@ def roll_out(network: Network, trial: Trial, device: str | torch.device) -> dict
     }
 
 
-def validator(
-    proteins: Sequence[ProteinData], settings: ValidationSettings, config: ModelConfig, device: str | torch.device
-) -> tuple[Callable[[Network], dict[str, float]], list[str]]:
-    """What :class:`~openmm_starmd.training.checkpoints.Checkpointing` calls for figures, and the columns they fill."""
-    chosen = trials(proteins, settings, config)
-
-    def validate(network: Network) -> dict[str, float]:
-        figures: dict[str, float] = {}
-        for trial in chosen:
-            figures.update(roll_out(network, trial, device))
-        return figures
-
-    return validate, [f"{kind}/{trial.name}" for trial in chosen for kind in ("valid", "rmsf_r", "rmsf_ratio")]
+def rollout_columns(chosen: Sequence[Trial]) -> list[str]:
+    """Names of the figures that :func:`roll_out` gives of all trials."""
+    return [f"{kind}/{trial.name}" for trial in chosen for kind in ("valid", "rmsf_r", "rmsf_ratio")]

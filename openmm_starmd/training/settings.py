@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -127,6 +128,9 @@ class OptimizerSettings:
         Largest norm of the gradient.
     ema : float
         Decay of the averaged weights, reached after about 10 / (1 - ema) steps.
+    weight_decay : float
+        Decoupled from the gradient (Loshchilov and Hutter 2019, arXiv 1711.05101): each step takes this share, times
+        the learning rate, off the weight matrices; norms, biases and scales are left alone.
     """
 
     learning_rate: float = 1e-3
@@ -134,11 +138,51 @@ class OptimizerSettings:
     final: float = 0.1
     gradient_clip: float = 1.0
     ema: float = 0.999
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay is {self.weight_decay}; it must be a number not below 0")
+
+
+@dataclass(frozen=True)
+class DenoisingSettings:
+    """What :mod:`openmm_starmd.training.denoising` gives a network to denoise.
+
+    Attributes
+    ----------
+    taus : tuple of float
+        Diffusion times of the frames to be estimated.
+    strides : tuple of float
+        ps, one for each bin of strides: a figure at one stride compares between data sets, a mean over a bin does not.
+        Those are measured that the network knows and the MD has frames for.
+    windows : int
+        Windows of a protein at each stride, at most, spread over its replicas; 0 measures nothing.
+    frames : int
+        Frames in a window, at most, and no more than the network's history and one. All but the first are targets.
+    seed : int
+        Of windows and noise.
+    """
+
+    taus: tuple[float, ...] = (0.001, 0.004, 0.015, 0.06, 0.2, 0.6)
+    strides: tuple[float, ...] = (2.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0)
+    windows: int = 2
+    frames: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.taus or not all(0 < tau <= 1 for tau in self.taus) or len(set(self.taus)) < len(self.taus):
+            raise ValueError(f"taus is {self.taus}; give different diffusion times, above 0 and at most 1")
+        strides = set(self.strides)
+        if not strides or not all(0 < stride < math.inf for stride in strides) or len(strides) < len(self.strides):
+            raise ValueError(f"strides is {self.strides}; give different strides in ps, above 0")
+        if self.windows < 0 or self.frames < 2:
+            raise ValueError(f"windows is {self.windows} and frames {self.frames}: at least 0 and 2 are needed")
 
 
 @dataclass(frozen=True)
 class ValidationSettings:
-    """Short rollouts of the averaged weights during training, judged against MD.
+    """How the averaged weights are judged during training, by MD of proteins that are not trained on.
 
     Attributes
     ----------
@@ -146,22 +190,30 @@ class ValidationSettings:
         ``NAME``, or ``NAME:R`` for one replica; none by default. The caller of training provides their data.
     every : int
         Training steps between validations; one more at the end.
+    denoising : DenoisingSettings
+        The validation loss, see :class:`openmm_starmd.training.denoising.Denoising`: with ``windows`` above 0 the
+        weights that it is lowest for are kept. 0 by default, as in runs that older editions began.
     frames : int
-        Frames to draw.
+        Frames of a short rollout of each protein, beside that; 0 for none.
     stride : float
-        ps; 0 for the model's default.
+        Of the rollouts, ps; 0 for the model's default.
     """
 
     proteins: tuple[str, ...] = ()
     every: int = 1000
     frames: int = 20
     stride: float = 0.0
+    denoising: DenoisingSettings = field(default_factory=lambda: DenoisingSettings(windows=0))
 
     def __post_init__(self) -> None:
-        if self.every < 1 or self.frames < 2 or self.stride < 0:
+        if self.every < 1 or self.frames < 0 or self.frames == 1 or self.stride < 0:
             raise ValueError(
                 f"validation every {self.every} steps, {self.frames} frames {self.stride:g} ps apart: steps must be at "
-                "least 1, frames at least 2, and the stride not negative"
+                "least 1, frames at least 2, or 0 for no rollouts, and the stride not negative"
+            )
+        if self.proteins and not self.frames and not self.denoising.windows:
+            raise ValueError(
+                f"nothing to validate on {', '.join(self.proteins)}: denoising.windows and frames are both 0"
             )
 
 
@@ -220,8 +272,11 @@ class Recipe:
 def recipe_for(name: str) -> Recipe:
     """The recipe of a preset, ``"mini"`` or ``"paper"``."""
     model = preset(name)
+    # one window of each protein and stride takes a few per cent of the time of training; rollouts take more
+    validation = ValidationSettings(frames=0, denoising=DenoisingSettings(windows=1))
     if name == "mini":
-        return Recipe(model=model)
+        # no protein rules what is learned, and rollouts begin with the start structure
+        return Recipe(model=model, windows=WindowSettings(share_max=0.05, cold_probability=0.1), validation=validation)
     windows = WindowSettings(
         stride_min=model.stride_min,
         stride_max=model.stride_max,
@@ -230,7 +285,13 @@ def recipe_for(name: str) -> Recipe:
         tokens=3072,  # one window of 8 frames of the longest chains trained on
     )
     optimizer = OptimizerSettings(learning_rate=2e-4)
-    return Recipe(model=model, windows=windows, objective=recipe_objective(name), optimizer=optimizer)
+    return Recipe(
+        model=model,
+        windows=windows,
+        objective=recipe_objective(name),
+        optimizer=optimizer,
+        validation=validation,
+    )
 
 
 def recipe_from_dict(values: Mapping[str, Any], base: Recipe | None = None, source: str = "the recipe") -> Recipe:
