@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from openmm_starmd.data.trajectories import ProteinData, Replica
+from openmm_starmd.geometry.heavy_atoms import present_index
 from openmm_starmd.geometry.rigid import Rigids, superpose
 from openmm_starmd.model.features import Features
 
@@ -32,6 +34,9 @@ class Batch:
     key : tuple of int
         (seed, step, position in the step): what every random draw made for this batch is keyed by, together with the
         number of the window in it.
+    present : tuple of Tensor [G] and [A], int64, optional
+        What :func:`openmm_starmd.geometry.heavy_atoms.present_index` says of the protein. A batch that leaves the CPU
+        takes it along, since a GPU would have to be waited for.
     """
 
     features: Features
@@ -42,18 +47,34 @@ class Batch:
     stride: Tensor
     target: Tensor
     key: tuple[int, ...]
+    present: tuple[Tensor, Tensor] | None = None
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on `device`."""
+        """The same batch on `device`; a copy from page-locked memory is not waited for."""
+        leaves = torch.device(device).type != "cpu"
+        batch = self
+        if self.present is None and leaves and self.torsion_mask.device.type == "cpu":
+            batch = replace(self, present=present_index(self.features.residue_types, self.torsion_mask))
+        # numbers that arrive on the CPU must be waited for
+        moved = batch.map(lambda tensor: tensor.to(device, non_blocking=leaves))
+        return replace(moved, features=moved.features.to(device))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, from which a GPU copies while the CPU goes on."""
+        return self.map(lambda tensor: tensor.pin_memory())
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """The same function applied to all tensors."""
         return Batch(
-            features=self.features.to(device),
-            rigids=self.rigids.to(device),
-            torsions=self.torsions.to(device),
-            torsion_mask=self.torsion_mask.to(device),
-            torsion_symmetric=self.torsion_symmetric.to(device),
-            stride=self.stride.to(device),
-            target=self.target.to(device),
+            features=self.features.map(function),
+            rigids=self.rigids.map(function),
+            torsions=function(self.torsions),
+            torsion_mask=function(self.torsion_mask),
+            torsion_symmetric=function(self.torsion_symmetric),
+            stride=function(self.stride),
+            target=function(self.target),
             key=self.key,
+            present=None if self.present is None else (function(self.present[0]), function(self.present[1])),
         )
 
 
@@ -71,8 +92,10 @@ class Plan:
         Whether the PDB file's structure stands in front of them.
     reference : int or None
         Frame of the trajectory that is the reference structure; the PDB file's without it.
-    hide_torsions : bool
-        Whether the reference's torsions are hidden.
+    deform : bool
+        Whether the reference structure is deformed.
+    hide_torsions, hide_deviation : bool
+        Whether the network is told nothing of the reference's torsions, and of how far frames are from it.
     stride : np.ndarray [B, L]
         As in :class:`Batch`.
     target : np.ndarray [B, L], bool
@@ -85,7 +108,9 @@ class Plan:
     index: np.ndarray
     from_start: bool
     reference: int | None
+    deform: bool
     hide_torsions: bool
+    hide_deviation: bool
     stride: np.ndarray
     target: np.ndarray
     key: tuple[int, ...]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from openmm_starmd.data.augmentation import ReferenceDeformer
 from openmm_starmd.data.batches import Batch, Plan, chained
 from openmm_starmd.data.trajectories import ProteinData, Replica
 from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids, rigids_from_backbone
@@ -18,6 +19,8 @@ from openmm_starmd.model.features import torsion_features
 
 ROUNDING = 1e-4
 """Share by which the gap between two frames may exceed the longest stride: clocks of files are single precision."""
+COLD_SPREAD = 1.5
+"""A trajectory has one beginning: further cold windows of a batch have strides within this factor of the first's."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,22 @@ class WindowSettings:
         The batches of one training step are of proteins whose lengths lie within this factor, so that processes that
         share a step take about the same time over it.
     seed : int
+    share_max : float
+        Largest share of the draws that falls to one protein, all its trajectories together, whatever stride is drawn.
+        What a protein has above it goes to the others in proportion; where fewer than 1 / share_max proteins have
+        trajectories for a stride, they have equal shares. Then only trajectories that can show a stride are drawn for
+        it, and all batches of a training step have one stride. 1 sets no limit: trajectories too short for their stride
+        show a shorter one.
+    cold_probability : float
+        How often the windows are a rollout's beginning: the PDB file's structure, which is the reference as well, then
+        the trajectory's frames at one, two, three ... strides. The way to the first of them is longer by the MD that
+        went before the file.
+    deformation_probability, deformation : float
+        How often a reference that is the PDB file's structure, and does not stand in front of the window, is deformed
+        along its soft modes, and the root mean square displacement of Cα at most, nm; see
+        :class:`openmm_starmd.data.augmentation.ReferenceDeformer`.
+    deviation_dropout : float
+        How often the anchored form is not told how far frames are from the reference.
     """
 
     length: int = 8
@@ -66,6 +85,11 @@ class WindowSettings:
     tokens: int = 800
     bucket_ratio: float = 1.25
     seed: int = 0
+    share_max: float = 1.0
+    cold_probability: float = 0.0
+    deformation_probability: float = 0.0
+    deformation: float = 0.25
+    deviation_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.length < 2 or self.tokens < 2:
@@ -80,12 +104,20 @@ class WindowSettings:
                 f"stride_focus is {self.stride_focus:g} ps, outside stride_min {self.stride_min:g} to stride_max "
                 f"{self.stride_max:g} ps: choose one within, or set focus_probability to 0"
             )
-        for name in ("focus", "full", "gap", "reference"):
-            share = getattr(self, f"{name}_probability")
+        kinds = ("focus", "full", "gap", "reference", "cold", "deformation")
+        for name in (*(f"{kind}_probability" for kind in kinds), "torsion_dropout", "deviation_dropout"):
+            share = getattr(self, name)
             if not 0 <= share <= 1:
-                raise ValueError(f"{name}_probability is {share}; it must lie in [0, 1]")
-        if not 0 <= self.torsion_dropout <= 1:
-            raise ValueError(f"torsion_dropout is {self.torsion_dropout}; it must lie in [0, 1]")
+                raise ValueError(f"{name} is {share}; it must lie in [0, 1]")
+        if not 0 < self.share_max <= 1:
+            raise ValueError(
+                f"share_max is {self.share_max}; it must be above 0 and at most 1, which sets no limit to a protein"
+            )
+        if not 0 < self.deformation <= 1:
+            raise ValueError(
+                f"deformation is {self.deformation}; it must be above 0 and at most 1 nm (deformation_probability 0 "
+                "switches it off)"
+            )
         if self.bucket_ratio <= 1:
             raise ValueError(f"bucket_ratio is {self.bucket_ratio}; it must be greater than 1")
 
@@ -111,6 +143,37 @@ def window_frames(frames: int, length: int, stride: int, rng: np.random.Generato
     return start + stride * np.arange(count)
 
 
+def limited(weights: np.ndarray, owners: np.ndarray, share: float) -> np.ndarray:
+    """Weights scaled until no owner has more than `share` of their sum.
+
+    Parameters
+    ----------
+    weights : np.ndarray [T]
+        Not negative, and not all zero.
+    owners : np.ndarray [T], int
+        Whose each weight is.
+    share : float
+
+    Returns
+    -------
+    np.ndarray [T]
+        With a sum of 1. What is cut off is spread over the other owners in proportion; where fewer than 1 / share
+        owners have any weight, those have equal shares. Weights of one owner keep their proportions.
+    """
+    totals = np.bincount(owners, weights)
+    shares = totals / totals.sum()
+    limit = max(share, 1 / np.count_nonzero(shares))
+    full = np.zeros(len(shares), dtype=bool)
+    while (over := ~full & (shares > limit)).any():
+        full |= over
+        shares[full] = limit
+        rest = shares[~full].sum()
+        if rest > 0:
+            shares[~full] *= max(0.0, 1 - limit * full.sum()) / rest
+    scaled: np.ndarray = weights * (shares / np.where(totals > 0, totals, 1.0))[owners]
+    return scaled / scaled.sum()
+
+
 class WindowDataset(Dataset[Batch]):
     """Batches of windows, each a function of the seed, the training step and its position in the step.
 
@@ -134,11 +197,16 @@ class WindowDataset(Dataset[Batch]):
         self.proteins, self.settings, self.steps = list(proteins), settings, steps
         self.longest = settings.stride_max * (1 + ROUNDING)
         self.trajectories = self._usable()
-        self.spans = np.array([(len(replica) - 1) * replica.interval for _, replica in self.trajectories])
+        self.counts = np.array([len(replica) for _, replica in self.trajectories])
+        self.intervals = np.array([replica.interval for _, replica in self.trajectories])
+        self.spans = (self.counts - 1) * self.intervals
+        places = {id(protein): place for place, protein in enumerate(self.proteins)}
+        self.owners = np.array([places[id(protein)] for protein, _ in self.trajectories])
         # longer trajectories are drawn more often, but less than in proportion, so that short ones are seen too
         self.weights = np.sqrt([len(replica) * replica.interval for _, replica in self.trajectories])
         lengths = np.array([protein.features.length for protein, _ in self.trajectories])
         self.buckets = np.floor(np.log(lengths) / math.log(settings.bucket_ratio)).astype(int)
+        self.deformer = ReferenceDeformer(settings.deformation)
 
     def __len__(self) -> int:
         return self.steps
@@ -168,10 +236,13 @@ class WindowDataset(Dataset[Batch]):
         frames, interval, residues = len(replica), replica.interval, protein.features.length
         step_frames = max(1, min(round(stride / interval), int(self.longest / interval), frames - 1))
         opening = "none"
-        if rng.random() < settings.gap_probability:
+        if settings.cold_probability and rng.random() < settings.cold_probability:
+            opening = "cold"
+        elif rng.random() < settings.gap_probability:
             opening = "earlier" if rng.random() < 0.5 else "start"
 
-        index, gaps = self._windows(replica, residues, step_frames, opening, rng)
+        windows = self._beginnings if opening == "cold" else self._windows
+        index, gaps = windows(replica, residues, step_frames, opening, rng)
         if not (gaps <= self.longest).any():
             # short windows have only the frame in front before their target, and it lies too far from that
             opening = "none"
@@ -180,15 +251,23 @@ class WindowDataset(Dataset[Batch]):
         target = np.concatenate([np.zeros((len(index), 1), dtype=bool), gaps <= self.longest], axis=1)
         gaps = np.concatenate([gaps[:, -1:], gaps], axis=1)
         # behind the PDB file's structure the window's own first frame may be a target
-        earliest = opening != "start" and rng.random() < settings.reference_probability
+        from_start = opening in ("start", "cold")
+        earliest = not from_start and rng.random() < settings.reference_probability
         reference = int(index[:, 0].min()) if earliest else None
+        hide_torsions = bool(rng.random() < settings.torsion_dropout)
+        # drawn last, so that windows are the same with and without
+        deform, hide_deviation = (
+            rng.random(2) < (settings.deformation_probability, settings.deviation_dropout)
+        ).tolist()
         return Plan(
             protein=protein,
             replica=replica,
             index=index,
-            from_start=opening == "start",
+            from_start=from_start,
             reference=reference,
-            hide_torsions=bool(rng.random() < settings.torsion_dropout),
+            deform=deform and reference is None and not from_start,
+            hide_torsions=hide_torsions,
+            hide_deviation=hide_deviation,
             stride=gaps,
             target=target,
             key=(settings.seed, step, position),
@@ -234,6 +313,21 @@ class WindowDataset(Dataset[Batch]):
             times = np.concatenate([np.zeros((len(index), 1)), times], axis=1)
         return index, np.diff(times, axis=1)
 
+    def _beginnings(
+        self, replica: Replica, residues: int, step_frames: int, opening: str, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As :meth:`_windows`, of windows that begin with the trajectory, their strides a little different."""
+        settings, frames = self.settings, len(replica)
+        length = min(settings.length, max(2, settings.tokens // residues))
+        later = min(length - 1, frames // step_frames)
+        longest = min(frames // later, max(1, int(self.longest / replica.interval)))
+        shortest = math.ceil(step_frames / COLD_SPREAD)
+        strides = np.arange(shortest, min(longest, int(step_frames * COLD_SPREAD)) + 1)
+        others = max(1, settings.tokens // (residues * (later + 1))) - 1
+        each = np.concatenate([[step_frames], rng.choice(strides, others)])
+        gaps = replica.interval * np.repeat(each[:, None], later, axis=1)
+        return each[:, None] * np.arange(1, later + 1) - 1, gaps
+
     def read(self, plan: Plan) -> Batch:
         """The batch of a plan."""
         protein, index = plan.protein, plan.index
@@ -250,8 +344,12 @@ class WindowDataset(Dataset[Batch]):
             angles = torch.from_numpy(plan.replica.torsions_at(number))
             angles = torsion_features(angles, torch.from_numpy(protein.torsion_mask))
             features = features.with_reference(plan.replica.rigids(number), angles)
+        if plan.deform:
+            features = self.deformer(features, *plan.key)
         if plan.hide_torsions and features.torsions is not None:
             features = replace(features, torsions=torch.zeros_like(features.torsions))
+        if plan.hide_deviation:
+            features = replace(features, hide_deviation=True)
         return Batch(
             features=features,
             rigids=chained(rigids),
@@ -267,16 +365,37 @@ class WindowDataset(Dataset[Batch]):
         """Trajectory, stride in ps, and the generator that further draws are made with."""
         settings = self.settings
         rng = np.random.default_rng([settings.seed, step, position])
-        if rng.random() < settings.focus_probability:
+        limits = settings.share_max < 1
+        # shares hold for a stride: a batch whose bucket was chosen at another one could not keep to them
+        common = np.random.default_rng([settings.seed, step, 0]) if limits and position else rng
+        if common.random() < settings.focus_probability:
             stride = settings.stride_focus
         else:
-            stride = math.exp(rng.uniform(math.log(settings.stride_min), math.log(settings.stride_max)))
-        weights = self.weights
+            stride = math.exp(common.uniform(math.log(settings.stride_min), math.log(settings.stride_max)))
+        same = np.ones(len(self.weights), dtype=bool)
         if position:
             first, *_ = self._choose(step, 0)
-            weights = weights * (self.buckets == self.buckets[first])
-        if rng.random() < settings.full_probability:
-            full = weights * (self.spans >= (settings.full_frames - 1) * stride)
-            if full.any():
-                weights = full
+            same = self.buckets == self.buckets[first]
+        if limits:
+            weights = self._limited(stride) * same
+        else:
+            weights = self.weights * same
+            if rng.random() < settings.full_probability:
+                weights = self._full(stride, weights)
         return int(rng.choice(len(weights), p=weights / weights.sum())), stride, rng
+
+    def _full(self, stride: float, weights: np.ndarray) -> np.ndarray:
+        """Those of `weights` whose trajectories hold `full_frames` at the stride; all where none does."""
+        full = weights * (self.spans >= (self.settings.full_frames - 1) * stride)
+        return full if full.any() else weights
+
+    def _limited(self, stride: float) -> np.ndarray:
+        """Chances of all trajectories at a stride, no protein's above `share_max`."""
+        settings = self.settings
+        apart = np.rint(stride / self.intervals)
+        shown = self.weights * ((apart >= 1) & (apart < self.counts))
+        weights = shown if shown.any() else self.weights
+        full = self._full(stride, weights)
+        share = settings.full_probability
+        mixed = share * full / full.sum() + (1 - share) * weights / weights.sum()
+        return limited(mixed, self.owners, settings.share_max)
