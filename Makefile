@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 # One thread per process: proteins of this size gain nothing from more, and the tests run in parallel.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test quick lint clean
+.PHONY: demo test quick lint gpu-bundle gpu-rehearsal clean
 
 demo: $(VENV)/.analysis
 	$(BIN)/openmm-starmd run "$$($(BIN)/python -c 'import openmm.app, os; print(os.path.join(os.path.dirname(openmm.app.__file__), "data", "test.pdb"))')" \
@@ -31,6 +31,15 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# What a lent GPU machine needs, in .gpu (ignored): wheels, structures, MD. SHARED is the folder that holds data/.
+SHARED ?= ../shared
+gpu-bundle: $(VENV)/.test
+	$(BIN)/python -m benchmarks.gpu.bundle --shared $(SHARED)
+
+# The GPU script, end to end on the CPU with tiny sizes.
+gpu-rehearsal: $(VENV)/.test
+	BUNDLE=none WORK=.gpu-rehearsal PYTHON=$(BIN)/python bash benchmarks/gpu/run.sh --rehearse --output .gpu-rehearsal/results
 
 clean:
 	rm -rf $(VENV) demo

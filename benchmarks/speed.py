@@ -1,7 +1,8 @@
-"""Simulated time per day: the surrogate against OpenMM's CPU platform, same protein, same number of threads.
+"""Simulated time per day: the surrogate against OpenMM, same protein, same number of threads, CPU or GPU on both sides.
 
     python -m benchmarks.speed                        # villin from the openmm package
     python -m benchmarks.speed protein.pdb --json speed.json
+    python -m benchmarks.speed --device cuda --platform CUDA --json gpu.json
 
 The MD side is the protocol of ``openmm-starmd make-data``: amber14, OBC2 through the native GBSAOBCForce, no cutoff,
 300 K, LangevinMiddle at 1/ps, 4 fs, hydrogens of 3 amu. The two sides take turns, so that a busy machine slows both.
@@ -37,7 +38,7 @@ VILLIN = Path(openmm.app.__file__).parent / "data" / "test.pdb"
 SECONDS_PER_DAY = 86400.0
 
 
-def classical(structure: Path, threads: int) -> tuple[Callable[[float], float], int]:
+def classical(structure: Path, threads: int, platform: str = "CPU") -> tuple[Callable[[float], float], int]:
     """The MD side.
 
     Parameters
@@ -45,6 +46,9 @@ def classical(structure: Path, threads: int) -> tuple[Callable[[float], float], 
     structure : Path
         Whatever is not protein is left out.
     threads : int
+        Of the CPU platform.
+    platform : str
+        OpenMM's; on a GPU in mixed precision, as training MD is made there.
 
     Returns
     -------
@@ -65,18 +69,21 @@ def classical(structure: Path, threads: int) -> tuple[Callable[[float], float], 
         protocol.temperature * unit.kelvin, protocol.friction / unit.picosecond, protocol.timestep * unit.picosecond
     )
     integrator.setRandomNumberSeed(1)
-    context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName("CPU"), {"Threads": str(threads)})
+    properties = {"CPU": {"Threads": str(threads)}, "Reference": {}}.get(platform, {"Precision": "mixed"})
+    context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName(platform), properties)
     context.setPositions(model.positions)
     openmm.LocalEnergyMinimizer.minimize(context, maxIterations=100)
     context.setVelocitiesToTemperature(protocol.temperature * unit.kelvin, 1)
     integrator.step(100)
+    # waiting costs a GPU, whose steps are short, more than a CPU
+    burst = 50 if platform in ("CPU", "Reference") else 1000
 
     def measure(seconds: float) -> float:
         steps, began = 0, time.perf_counter()
         while time.perf_counter() - began < seconds:
-            integrator.step(50)
+            integrator.step(burst)
             context.getState()  # waits for the steps to be done
-            steps += 50
+            steps += burst
         elapsed = time.perf_counter() - began
         return steps * protocol.timestep / 1000 / elapsed * SECONDS_PER_DAY
 
@@ -113,7 +120,8 @@ def main() -> None:
     parser.add_argument("--weights", default=DEFAULT_WEIGHTS)
     parser.add_argument("--stride", type=float, help="ps; the weights' default")
     parser.add_argument("--steps", type=int, help="denoising steps per frame; the weights' own")
-    parser.add_argument("--device", default="cpu", help="of the surrogate; the ratio is fair on the CPU only")
+    parser.add_argument("--device", default="cpu", help="of the surrogate; the ratio is fair on one machine's own")
+    parser.add_argument("--platform", default="CPU", help="of OpenMM; CUDA goes with --device cuda")
     parser.add_argument("--threads", type=int, default=1, help="of either side")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0, help="per side and round")
@@ -126,7 +134,7 @@ def main() -> None:
     learned, simulation = surrogate(
         arguments.structure, arguments.weights, arguments.stride, arguments.steps, arguments.device
     )
-    md, atoms = classical(arguments.structure, arguments.threads)
+    md, atoms = classical(arguments.structure, arguments.threads, arguments.platform)
     speeds: dict[str, list[float]] = {"surrogate": [], "md": []}
     for k in range(arguments.rounds):
         speeds["surrogate"].append(learned(arguments.seconds))
@@ -142,6 +150,7 @@ def main() -> None:
         "stride_ps": stride,
         "steps": arguments.steps,
         "device": arguments.device,
+        "platform": arguments.platform,
         "threads": arguments.threads,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {"openmm_starmd": __version__, "openmm": openmm.version.version, "torch": torch.__version__},
@@ -159,7 +168,7 @@ def main() -> None:
     print("| | ns/day |")
     print("|---|---|")
     print(f"| STAR-MD ({arguments.weights}, {arguments.device}) | {spread(speeds['surrogate'], 0)} |")
-    print(f"| OpenMM, CPU platform, native OBC2, 4 fs | {spread(speeds['md'], 1)} |")
+    print(f"| OpenMM, {arguments.platform} platform, native OBC2, 4 fs | {spread(speeds['md'], 1)} |")
     print(f"| ratio | {spread(ratios, 0)} |")
     write_json(arguments.json, result)
 
