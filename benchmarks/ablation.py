@@ -30,7 +30,7 @@ from openmm.app import PDBFile
 
 from benchmarks.lib.drawing import HELD_OUT
 from benchmarks.lib.paths import RESULTS
-from benchmarks.lib.results_page import write, write_block, write_json
+from benchmarks.lib.results_page import add_markdown_option, write, write_block, write_json
 from openmm_starmd import __version__
 from openmm_starmd.analysis.validity import judge
 from openmm_starmd.model.weights import load_weights
@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, default=RESULTS / "ablation.json")
-    parser.add_argument("--markdown", type=Path, help="file whose block results:ablation is to hold the table")
+    add_markdown_option(parser, "ablation")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(arguments.threads)
@@ -232,7 +232,7 @@ def main() -> None:
     text += "\n".join(f"- {line}" for line in conclusion(variants))
     print(text)
     if arguments.markdown:
-        write_block(arguments.markdown, "ablation", f"## Ablation: `python -m benchmarks.ablation`\n\n{text}")
+        write_block(arguments.markdown, "ablation", text)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from typing import Any
 import torch
 
 from benchmarks.lib.paths import RESULTS, ROOT
-from benchmarks.lib.results_page import write_block, write_json
+from benchmarks.lib.results_page import add_markdown_option, write_block, write_json
 from benchmarks.lib.throughput_measure import measure_rollout, measure_training
 from openmm_starmd import __version__
 from openmm_starmd.model.config import preset
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="keep what the JSON file has, but for what was skipped")
     parser.add_argument("--json", type=Path, default=RESULTS / "throughput.json")
-    parser.add_argument("--markdown", type=Path, help="file whose block results:throughput is to hold the table")
+    add_markdown_option(parser, "throughput")
     parser.add_argument("--one", choices=["training", "rollout"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     arguments.devices = arguments.devices or (["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
@@ -212,8 +212,7 @@ def main() -> None:
                 write_json(arguments.json, {"settings": settings, "rows": rows})
     print(table(rows))
     if arguments.markdown:
-        head = "## Throughput: `python -m benchmarks.throughput`\n\n"
-        write_block(arguments.markdown, "throughput", head + table(rows))
+        write_block(arguments.markdown, "throughput", table(rows))
 
 
 if __name__ == "__main__":

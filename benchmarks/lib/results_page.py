@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.lib.paths import RESULTS_PAGE
 from openmm_starmd.files.writing import write_text
 
 
@@ -18,6 +20,17 @@ def write(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any, **options: Any) -> None:
     """Write indented JSON whole, with the folders that it needs; `options` are those of ``json.dumps``."""
     write(path, json.dumps(content, indent=1, **options) + "\n")
+
+
+def add_markdown_option(parser: argparse.ArgumentParser, name: str) -> None:
+    """Give a script `--markdown [FILE]`: where its table goes, docs/results.md if no file is named."""
+    parser.add_argument(
+        "--markdown",
+        type=Path,
+        nargs="?",
+        const=RESULTS_PAGE,
+        help=f"file whose block results:{name} is to hold the table; docs/results.md if none is named",
+    )
 
 
 def write_block(path: Path, name: str, text: str) -> None:
