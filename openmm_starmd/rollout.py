@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openmm_starmd.devices import moved_together, warn_of_tf32
 from openmm_starmd.diffusion import igso3
 from openmm_starmd.diffusion.process import forward_noise
 from openmm_starmd.diffusion.samplers import SAMPLERS, SamplerSettings, anchored_prior, prior
@@ -154,6 +155,11 @@ class Rollout:
         self.features, self.stride, self.seeds = features, float(stride), tuple(int(seed) for seed in seeds)
         self.sampler = SAMPLERS[self.settings.sampler](network.config.schedule, tau_end=self.settings.tau_end)
         self.timesteps = self.sampler.timesteps(self.settings.steps).to(self.device)
+        # there once, so that no call of the network copies numbers of its own
+        self._index = torch.arange(self.settings.max_context + 1, device=self.device)
+        self._false, self._true = (torch.arange(2, device=self.device) > 0).split(1)
+        if self.device.type == "cuda":
+            warn_of_tf32()
         self.begin(start, 0)
 
     def begin(self, start: Tensor, offset: int) -> None:
@@ -219,7 +225,9 @@ class Rollout:
         residues = self.features.length
         noise = torch.stack(
             [keyed_normal((settings.steps, residues, 7), seed, self.offset + number, "frame") for seed in self.seeds], 1
-        ).to(device=self.device, dtype=self.dtype)[:, :, None]  # [steps, B, 1, N, 7]
+        )
+        noise, *context = moved_together([noise, *self._context_noise([number])], self.device, self.dtype)
+        noise = noise[:, :, None]  # [steps, B, 1, N, 7]
         if self.network.config.anchored:
             rigids = anchored_prior(noise[0], _one_frame(newest.noised), self.network.config.schedule)
         else:
@@ -233,12 +241,12 @@ class Rollout:
                     rigids, prediction.rigids, tau, tau_next, settings.noise_scale * noise[k + 1][..., :6], previous
                 )
                 previous = (prediction.rigids, tau)
-        drawn = prediction.rigids.map(lambda x: x[:, 0]).to("cpu", torch.float64)
-        backbone = backbone_from_rigids(drawn, self._local)
+        drawn = [x[:, 0] for x in (*prediction.rigids, prediction.torsions)]
+        rotations, translations, angles = moved_together(drawn, "cpu", torch.float64)
+        backbone = backbone_from_rigids(Rigids(rotations, translations), self._local)
         rotation, shift = superposition(backbone[:, :, 1], newest.backbone[:, :, 1])
         backbone = backbone @ rotation.transpose(-1, -2)[:, None] + shift[:, None, None]
-        angles = prediction.torsions[:, 0].to("cpu", torch.float64)
-        self._append(number, backbone)
+        self._append(number, backbone, context)
         torsions = torch.atan2(angles[..., 0], angles[..., 1])
         return Frame(backbone, keep_to_wells(torsions, self.features.residue_types.cpu()))
 
@@ -248,11 +256,11 @@ class Rollout:
             features = self.features.with_reference(start.map(lambda x: x[0])).to(self.device, self.dtype)
             return self.network.condition(features)
 
-    def _append(self, number: int, backbone: Tensor) -> None:
-        """Add frame `number` to the history, which is cut back where it is full."""
+    def _append(self, number: int, backbone: Tensor, noise: list[Tensor]) -> None:
+        """Add frame `number`, with its :meth:`_context_noise`, to the history, which is cut back where it is full."""
         kept = kept_frames(number, self.settings.max_context)
         if len(kept) == len(self._history) + 1:
-            self._extend(number, backbone)
+            self._extend({number: backbone}, noise)
         else:
             frames = self.frames() | {number: backbone}
             self._rebuild({n: frames[n] for n in kept})
@@ -262,20 +270,33 @@ class Rollout:
         """History and cache of these frames, appended one by one."""
         self._cache = KVCache()
         self._history: list[Kept] = []
-        for number in sorted(frames):
-            self._extend(number, frames[number])
+        numbers = sorted(frames)
+        noise = moved_together(self._context_noise(numbers), self.device, self.dtype)
+        self._extend({number: frames[number] for number in numbers}, noise)
 
     @torch.inference_mode()
-    def _extend(self, number: int, backbone: Tensor) -> None:
-        """Append one clean frame, with its contextual noise, to history and cache."""
+    def _extend(self, frames: Mapping[int, Tensor], noise: list[Tensor]) -> None:
+        """Append clean frames, in order and each with its :meth:`_context_noise`, to history and cache."""
+        before = self._history[-1].rigids if self._history else None
+        posed: list[Rigids] = []
+        for backbone in frames.values():
+            rigids = rigids_from_backbone(backbone)
+            # into axes fixed to the start structure, then on the frame before, as in training
+            inverse = self._axes.transpose(-1, -2)
+            rigids = rigids.moved(inverse, -(inverse @ self._center[..., None]).squeeze(-1))
+            if before is not None:
+                rigids = superpose(rigids, before.translations)
+            posed.append(rigids)
+            before = rigids
+        moved = moved_together([part for rigids in posed for part in rigids], self.device, self.dtype)
+        for place, (number, backbone) in enumerate(frames.items()):
+            there = Rigids(*moved[2 * place : 2 * place + 2])
+            noisy, tau = self._contextual_noise(there, noise[place] if noise else None)
+            self._store(number, backbone, posed[place], noisy, tau)
+
+    def _store(self, number: int, backbone: Tensor, rigids: Rigids, noisy: Rigids, tau: Tensor) -> None:
+        """Append one frame to history and cache, given as :class:`Kept` has it and with its contextual noise."""
         before = self._history[-1] if self._history else None
-        rigids = rigids_from_backbone(backbone)
-        # into axes fixed to the start structure, then on the frame before, as in training
-        inverse = self._axes.transpose(-1, -2)
-        rigids = rigids.moved(inverse, -(inverse @ self._center[..., None]).squeeze(-1))
-        if before is not None:
-            rigids = superpose(rigids, before.rigids.translations)
-        noisy, tau = self._contextual_noise(number, rigids)
         alpha = self.network.config.schedule.alpha(tau)
         kept = Kept(number, backbone, rigids, Rigids(noisy.rotations, noisy.translations / alpha[:, None, None]), tau)
         anchor = kept if before is None else before
@@ -286,23 +307,33 @@ class Rollout:
             tau=tau[:, None],
             anchor_tau=anchor.tau[:, None],
             stride=torch.full_like(tau[:, None], min(gap, self.network.config.stride_max)),
-            index=torch.tensor([len(self._history)], device=self.device),
-            noisy=torch.tensor([False], device=self.device),
-            anchored=torch.tensor([before is not None], device=self.device),
+            index=self._next_index(),
+            noisy=self._false,
+            anchored=self._false if before is None else self._true,
         )
         self.network(self._conditions, frames, cache=self._cache, store=True)
         self._history.append(kept)
 
-    def _contextual_noise(self, number: int, rigids: Rigids) -> tuple[Rigids, Tensor]:
-        """Frame `number` as the history holds it, and its diffusion time [B]."""
+    def _next_index(self) -> Tensor:
+        """Number, [1], of the next frame among those kept."""
+        return self._index[len(self._history), None]
+
+    def _context_noise(self, numbers: Sequence[int]) -> list[Tensor]:
+        """Standard normal draws [B, N + 1, 7] for the contextual noise of frames, on the CPU; none if it is off."""
+        if self.settings.context_tau == 0:
+            return []
+        shape = (self.features.length + 1, 7)
+        return [
+            torch.stack([keyed_normal(shape, seed, self.offset + number, "context") for seed in self.seeds])
+            for number in numbers
+        ]
+
+    def _contextual_noise(self, rigids: Rigids, noise: Tensor | None) -> tuple[Rigids, Tensor]:
+        """Clean rigids as the history holds them, given their draws, and their diffusion time [B]."""
         schedule, top = self.network.config.schedule, self.settings.context_tau
         residues = self.features.length
-        rigids = rigids.to(device=self.device, dtype=self.dtype)
-        if top == 0:
+        if noise is None:
             return rigids, torch.zeros(len(self.seeds), device=self.device, dtype=self.dtype)
-        noise = torch.stack(
-            [keyed_normal((residues + 1, 7), seed, self.offset + number, "context") for seed in self.seeds]
-        ).to(device=self.device, dtype=self.dtype)
         # Φ of a normal number is uniform: one stream serves levels, angles and axes
         uniform = torch.special.ndtr(noise[..., 0])
         tau = top * uniform[:, 0]
@@ -320,9 +351,9 @@ class Rollout:
             tau=tau.to(device=self.device, dtype=self.dtype).expand(shape),
             anchor_tau=anchor.tau[:, None],
             stride=torch.full(shape, self.stride, device=self.device, dtype=self.dtype),
-            index=torch.tensor([len(self._history)], device=self.device),
-            noisy=torch.tensor([True], device=self.device),
-            anchored=torch.tensor([True], device=self.device),
+            index=self._next_index(),
+            noisy=self._true,
+            anchored=self._true,
         )
 
 

@@ -12,12 +12,12 @@ Everything is computed in float64 and handed back in the caller's dtype.
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
 from torch import Tensor
 
+from openmm_starmd.devices import constant
 from openmm_starmd.geometry.so3 import exp_map
 
 SIGMA_SWITCH = 1.0
@@ -267,7 +267,7 @@ def _angles(sigma: Tensor, points: int) -> Tensor:
     return fraction * (_TAIL * sigma).clamp(max=math.pi)
 
 
-@functools.lru_cache(maxsize=8)
+@constant
 def _score_norm_table(device: torch.device) -> Tensor:
     """ln(σ² E|score|²) over ln σ."""
     sigma = _widths(1024)
@@ -278,7 +278,7 @@ def _score_norm_table(device: torch.device) -> Tensor:
     return (sigma[:, 0].square() * mean).log().to(device)
 
 
-@functools.lru_cache(maxsize=8)
+@constant
 def _flat_width_table(device: torch.device) -> Tensor:
     """sqrt(E[ω²] / 3) over σ, over ln σ."""
     sigma = _widths(256)
@@ -288,7 +288,7 @@ def _flat_width_table(device: torch.device) -> Tensor:
     return ((mean / 3).sqrt() / sigma[:, 0]).to(device)
 
 
-@functools.lru_cache(maxsize=8)
+@constant
 def _quantile_table(device: torch.device) -> tuple[Tensor, Tensor]:
     """Levels u [columns] and the angles over σ there [rows, columns], one row a width.
 

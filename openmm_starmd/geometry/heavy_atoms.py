@@ -5,7 +5,6 @@ The geometry is the table of :mod:`openmm_starmd.geometry.ideal`, which says wha
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from openmm_starmd.devices import constant
 from openmm_starmd.geometry import ideal
 from openmm_starmd.geometry.residues import AMINO_ACIDS, STAGGERED_CHI
 from openmm_starmd.geometry.rigid import Rigids
@@ -49,20 +49,22 @@ class _Tables(NamedTuple):
     torsions: Tensor  # [21, 5], bool, which torsions a type has
     symmetric: Tensor  # [21, 5], bool
     moved_by: Tensor  # [6, 5], bool
+    staggered: Tensor  # [21, 5], bool, which torsions have staggered wells
 
 
-@functools.cache
+@constant
 def _tables(device: torch.device, dtype: torch.dtype) -> _Tables:
     psi = np.ones_like(ideal.CHI_MASK[:, :1])
     torsions = np.concatenate([psi, ideal.CHI_MASK], axis=1)
     symmetric = np.concatenate([~psi, ideal.CHI_SYMMETRIC], axis=1)
-    # kept and shared, so they must not become tensors that only inference may use
-    with torch.inference_mode(False):
-        numbers = [
-            torch.from_numpy(x).to(device, dtype) for x in (ideal.ATOM_LOCAL, ideal.GROUP_ROTATION, ideal.GROUP_ORIGIN)
-        ]
-        flags = [torch.from_numpy(x).to(device) for x in (ideal.ATOM_MASK, torsions, symmetric, _MOVED_BY)]
-        return _Tables(torch.from_numpy(ideal.ATOM_GROUP).to(device), *numbers, *flags)
+    wells = np.zeros_like(symmetric)
+    for chi, names in enumerate(STAGGERED_CHI, start=1):
+        wells[[AMINO_ACIDS.index(name) for name in names], chi] = True
+    numbers = [
+        torch.from_numpy(x).to(device, dtype) for x in (ideal.ATOM_LOCAL, ideal.GROUP_ROTATION, ideal.GROUP_ORIGIN)
+    ]
+    flags = [torch.from_numpy(x).to(device) for x in (ideal.ATOM_MASK, torsions, symmetric, _MOVED_BY, wells)]
+    return _Tables(torch.from_numpy(ideal.ATOM_GROUP).to(device), *numbers, *flags)
 
 
 def heavy_atoms(rigids: Rigids, types: Tensor, torsions: Tensor) -> HeavyAtoms:
@@ -119,6 +121,25 @@ def present(types: Tensor, torsion_mask: Tensor) -> tuple[Tensor, Tensor]:
     return groups, tables.atoms[types] & groups.gather(1, tables.group[types])
 
 
+def present_index(types: Tensor, torsion_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of the groups and atoms of :func:`present`, counted over all residues.
+
+    How many there are has to be known on the CPU: of tensors on a GPU it is waited for.
+
+    Parameters
+    ----------
+    types, torsion_mask
+        As for :func:`present`.
+
+    Returns
+    -------
+    groups, atoms : Tensor [G], [A], int64
+        Among the 6 N groups and the 14 N atoms, rising.
+    """
+    groups, atoms = present(types, torsion_mask)
+    return groups.flatten().nonzero()[:, 0], atoms.flatten().nonzero()[:, 0]
+
+
 def symmetric_torsions(types: Tensor) -> Tensor:
     """ψ and χ1..4 that a turn by π changes in nothing but names, [N, 5], bool, of residue types [N]."""
     return _tables(types.device, torch.get_default_dtype()).symmetric[types]
@@ -129,10 +150,7 @@ WIDTH = math.radians(30.0)
 
 def staggered(types: Tensor) -> Tensor:
     """Which of ψ, χ1..4 have staggered wells, for residue types [...] (20 for unknown): [..., 5], bool."""
-    table = torch.zeros(len(AMINO_ACIDS) + 1, 5, dtype=torch.bool)
-    for chi, names in enumerate(STAGGERED_CHI, start=1):
-        table[[AMINO_ACIDS.index(name) for name in names], chi] = True
-    return table.to(types.device)[types]
+    return _tables(types.device, torch.get_default_dtype()).staggered[types]
 
 
 def keep_to_wells(torsions: Tensor, types: Tensor, width: float = WIDTH) -> Tensor:

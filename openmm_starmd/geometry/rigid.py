@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from openmm_starmd.devices import constant
 from openmm_starmd.geometry.superposition import superposition
 
 
@@ -86,6 +87,12 @@ IDEAL_BACKBONE = torch.tensor([[-0.05229, 0.13621, 0.0], [0.0, 0.0, 0.0], [0.152
 IDEAL_CB = torch.tensor([-0.05383, -0.07833, -0.11990], dtype=torch.float64)
 
 
+@constant
+def _ideal(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """N, CA, C [3, 3] and CB [3] in the residue's axes, nm."""
+    return IDEAL_BACKBONE.to(device, dtype), IDEAL_CB.to(device, dtype)
+
+
 def backbone_from_rigids(rigids: Rigids, local: Tensor | None = None) -> Tensor:
     """N, CA and C of each residue.
 
@@ -100,15 +107,14 @@ def backbone_from_rigids(rigids: Rigids, local: Tensor | None = None) -> Tensor:
     Tensor [..., N, 3, 3]
         Positions of N, CA, C, nm.
     """
-    if local is None:
-        local = IDEAL_BACKBONE
-    local = local.to(rigids.translations)
+    like = rigids.translations
+    local = _ideal(like.device, like.dtype)[0] if local is None else local.to(like)
     return local @ rigids.rotations.transpose(-1, -2) + rigids.translations[..., None, :]
 
 
 def cb_from_rigids(rigids: Rigids) -> Tensor:
     """Pseudo-Cβ positions ``[..., N, 3]`` in nm, for every residue type alike (glycine too)."""
-    ideal = IDEAL_CB.to(rigids.translations)
+    _, ideal = _ideal(rigids.translations.device, rigids.translations.dtype)
     return (rigids.rotations @ ideal) + rigids.translations
 
 

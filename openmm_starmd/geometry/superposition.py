@@ -2,7 +2,8 @@
 
 There are two forms, because the singular vectors of torch and numpy differ in their last bits and neither may change
 what was computed with the other: torch's for the poses a network sees and for single structures, numpy's for measures
-on whole trajectories. torch is imported only by those that need it, so that the measures do without.
+on whole trajectories. torch is imported only by those that need it, so that the measures do without. On a GPU, where a
+singular value decomposition makes the CPU wait, torch's form goes by quaternions.
 """
 
 from __future__ import annotations
@@ -33,18 +34,28 @@ def superposition(mobile: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     shift : Tensor [..., 3]
         ``mobile @ rotation.T + shift`` lies closest to `target`.
     """
-    import torch
-
     mobile_center, target_center = mobile.mean(-2), target.mean(-2)
     covariance = (mobile - mobile_center[..., None, :]).transpose(-1, -2) @ (target - target_center[..., None, :])
+    if covariance.device.type == "cpu":
+        rotation = rotation_by_svd(covariance)
+    else:
+        from openmm_starmd.geometry.horn import rotation_by_quaternion
+
+        rotation = rotation_by_quaternion(covariance)
+    shift = target_center - (rotation @ mobile_center[..., None]).squeeze(-1)
+    return rotation, shift
+
+
+def rotation_by_svd(covariance: Tensor) -> Tensor:
+    """Rotation [..., 3, 3] that superposes centred points, from Σ mobile targetᵀ [..., 3, 3]."""
+    import torch
+
     u, _, vt = torch.linalg.svd(covariance)
     sign = torch.det(u @ vt).sign()
     # torch.linalg.svd gives vt with rows v; R = V diag(1, 1, sign) Uᵀ
     correction = torch.ones_like(u[..., 0])
     correction = torch.cat([correction[..., :2], sign[..., None]], dim=-1)
-    rotation = (vt.transpose(-1, -2) * correction[..., None, :]) @ u.transpose(-1, -2)
-    shift = target_center - (rotation @ mobile_center[..., None]).squeeze(-1)
-    return rotation, shift
+    return (vt.transpose(-1, -2) * correction[..., None, :]) @ u.transpose(-1, -2)
 
 
 def aligned(mobile: NDArray[np.floating], target: NDArray[np.floating]) -> tuple[Array, Array]:

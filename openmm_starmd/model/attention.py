@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,13 @@ from openmm_starmd.model.masks import FrameMask, block_causal_mask
 
 RESIDUE_BASE = 1000.0
 FRAME_BASE = 100.0
+DENSE_TOKENS = 4096
+"""Tokens of a training pass up to which a GPU takes a dense mask.
+
+Up to here, 15 copies of 273 residues, the mask takes 16 MiB at most, and attention by arithmetic under a millisecond,
+two thirds of it on pairs that the mask hides. FlexAttention skips those, but is compiled first, which takes seconds."""
+KERNELS = 64
+"""How often FlexAttention may be compiled. Two kernels do for all lengths, twice as many with and without gradients."""
 
 
 class RotaryAngles:
@@ -221,12 +230,32 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: FrameMask | None = N
     -------
     Tensor [B, heads, T, head width]
     """
-    if mask is not None and query.is_cuda:
-        kernel = compiled_flex()
-        if kernel is not None:
-            return flex_attend(query, key, value, mask, kernel)
+    if mask is not None and takes_flex(query.device, query.shape[-2]):
+        mixed = _attend_sparsely(query, key, value, mask)
+        if mixed is not None:
+            return mixed
     dense = None if mask is None else mask.tokens
     return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=dense)
+
+
+def takes_flex(device: torch.device, tokens: int) -> bool:
+    """Whether attention of so many tokens to each other, masked, goes through FlexAttention."""
+    return device.type == "cuda" and tokens > DENSE_TOKENS
+
+
+def _attend_sparsely(query: Tensor, key: Tensor, value: Tensor, mask: FrameMask) -> Tensor | None:
+    """:func:`attend` through FlexAttention; None where that cannot be had, of which a warning tells once."""
+    kernel = compiled_flex()
+    if kernel is None:
+        return None
+    try:
+        return flex_attend(query, key, value, mask, kernel)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        # compilers fail in their own ways, also at a length they have not met, or one too many of these
+        _give_up_flex(_first_line(error))
+        return None
 
 
 def flex_attend(query: Tensor, key: Tensor, value: Tensor, mask: FrameMask, kernel: Callable[..., Tensor]) -> Tensor:
@@ -237,23 +266,53 @@ def flex_attend(query: Tensor, key: Tensor, value: Tensor, mask: FrameMask, kern
 
 @functools.cache
 def compiled_flex() -> Callable[..., Tensor] | None:
-    """FlexAttention compiled for CUDA, tried once on a small input; None where torch or the machine lacks it."""
+    """FlexAttention compiled for CUDA and all lengths, tried once on a small input; None where it cannot be had."""
+    if _flex_failures:
+        return None
     try:
         from torch.nn.attention.flex_attention import flex_attention
     except ImportError:  # torch before 2.5
         return None
-    kernel: Callable[..., Tensor] = torch.compile(flex_attention)
     try:
+        kernel = compile_flex(flex_attention)
         with torch.inference_mode(False), torch.enable_grad():
             trial = torch.ones(1, 1, 3 * 64, 32, device="cuda", requires_grad=True)
             flex_attend(trial, trial, trial, block_causal_mask(2, 64, trial.device), kernel).sum().backward()
     except Exception as error:
         # compilers fail in their own ways: no Triton, no C compiler, a card too old
-        warnings.warn(
-            f"FlexAttention does not compile here ({str(error).strip().splitlines()[:1]}): training uses a dense mask, "
-            "slower and with memory quadratic in frames x residues. It needs Triton and a C compiler",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        _give_up_flex(_first_line(error))
         return None
     return kernel
+
+
+def compile_flex(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """`function`, torch's ``flex_attention``, compiled so that one kernel serves all lengths.
+
+    ``fullgraph`` makes an error of what would otherwise be an uncompiled call, which holds all scores in memory.
+    """
+    if (
+        "recompile_limit" in inspect.signature(torch.compile).parameters
+    ):  # the process's own, mostly 8, before torch 2.13
+        options.setdefault("recompile_limit", KERNELS)
+    return torch.compile(function, dynamic=True, fullgraph=True, **options)
+
+
+_flex_failures: list[str] = []
+"""Why FlexAttention is not used any more in this process; empty while it may be."""
+
+
+def _give_up_flex(reason: str) -> None:
+    """Use dense masks from now on, and say so."""
+    if not _flex_failures:
+        warnings.warn(
+            f"FlexAttention does not compile here ({reason}): training uses a dense mask, slower and with memory "
+            "quadratic in frames x residues. It needs Triton and a C compiler",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    _flex_failures.append(reason)
+    compiled_flex.cache_clear()
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -55,6 +56,8 @@ class Features:
         OpenFold's features, for weights that condition on them.
     torsions : Tensor [N, 5, 2], optional
         Sine and cosine of ψ and χ1..4 in the reference structure; zero where there is none or it is not known.
+    hide_deviation : bool
+        Whether the anchored form is told nothing of how far frames are from the reference, as happens in training.
     """
 
     residue_types: Tensor
@@ -65,6 +68,7 @@ class Features:
     single: Tensor | None = None
     pair: Tensor | None = None
     torsions: Tensor | None = None
+    hide_deviation: bool = False
 
     @classmethod
     def of(cls, residues: ResidueArrays, backbone: np.ndarray, torsions: np.ndarray, mask: np.ndarray) -> Features:
@@ -97,15 +101,22 @@ class Features:
 
     def to(self, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Features:
         """The same features on `device`, reference and OpenFold's features in `dtype`."""
+        # numbers that arrive on the CPU must be waited for
+        leaves = torch.device(device).type != "cpu"
+        return self.map(lambda x: x.to(device, dtype if x.is_floating_point() else x.dtype, non_blocking=leaves))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Features:
+        """The same function applied to all tensors."""
         return Features(
-            self.residue_types.to(device),
-            self.residue_index.to(device),
-            self.chain_index.to(device),
-            self.bonded.to(device),
-            self.reference.to(device=device, dtype=dtype),
-            None if self.single is None else self.single.to(device=device, dtype=dtype),
-            None if self.pair is None else self.pair.to(device=device, dtype=dtype),
-            None if self.torsions is None else self.torsions.to(device=device, dtype=dtype),
+            function(self.residue_types),
+            function(self.residue_index),
+            function(self.chain_index),
+            function(self.bonded),
+            self.reference.map(function),
+            None if self.single is None else function(self.single),
+            None if self.pair is None else function(self.pair),
+            None if self.torsions is None else function(self.torsions),
+            self.hide_deviation,
         )
 
     def with_reference(self, reference: Rigids, torsions: Tensor | None = None) -> Features:
@@ -119,11 +130,8 @@ class Features:
     def positions(self) -> Tensor:
         """Residue positions for RoPE, [N]: chains lie 64 apart, so that their ends are not neighbours."""
         index = self.residue_index - self.residue_index.min()
-        offset = torch.zeros_like(index)
-        starts = torch.nonzero(self.chain_index[1:] != self.chain_index[:-1]).flatten() + 1
-        for start in starts.tolist():
-            offset[start:] = index[start - 1] + offset[start - 1] + 64 - index[start]
-        return index + offset
+        new_chain = self.chain_index[1:] != self.chain_index[:-1]
+        return torch.cat([index[:1], index.diff().masked_fill(new_chain, 64)]).cumsum(0)
 
 
 def torsion_features(torsions: Tensor, mask: Tensor) -> Tensor:

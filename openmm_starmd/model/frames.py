@@ -109,10 +109,10 @@ def initial_estimate(frames: Frames, config: ModelConfig) -> Estimate:
     noisy = Rigids(frames.rigids.rotations, frames.rigids.translations / alpha)
     noise = schedule.sigma_translation(tau) / schedule.alpha(tau)
     # the rotations' schedule has σ_min > 0 at τ = 0, but a history frame at τ = 0 carries no noise at all
-    turn_noise = torch.where(tau > 0, schedule.sigma_rotation(tau), torch.zeros_like(tau))
+    turn_noise = schedule.sigma_rotation(tau).masked_fill(tau <= 0, 0.0)
     spread, turn = displacement_spread(frames.stride, config)
     anchor_noise = schedule.sigma_translation(frames.anchor_tau) / schedule.alpha(frames.anchor_tau)
-    anchor_turn = torch.where(frames.anchor_tau > 0, schedule.sigma_rotation(frames.anchor_tau), 0.0)
+    anchor_turn = schedule.sigma_rotation(frames.anchor_tau).masked_fill(frames.anchor_tau <= 0, 0.0)
     spread, turn = (spread**2 + anchor_noise**2).sqrt(), (turn**2 + anchor_turn**2).sqrt()
 
     relative = noisy.relative_to(anchor)

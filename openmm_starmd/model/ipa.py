@@ -16,6 +16,9 @@ ANGSTROM_PER_NM = 10.0
 class InvariantPointAttention(nn.Module):
     """Attention over the residues of one frame that sees their poses only through invariants.
 
+    In single precision, always: distances between points come out of products of coordinates, which bf16 or TF32 would
+    round by more than they differ (see :func:`openmm_starmd.devices.warn_of_tf32`).
+
     Parameters
     ----------
     config : ModelConfig

@@ -25,12 +25,10 @@ class FrameMask:
     frames: Tensor
     residues: int
 
-    @functools.cached_property
+    @property
     def tokens(self) -> Tensor:
         """The same for tokens, frame by frame: [F N, F N], bool."""
-        # masks are cached, and one made under inference_mode could not be used in training later
-        with torch.inference_mode(False):
-            return self.frames.repeat_interleave(self.residues, 0).repeat_interleave(self.residues, 1)
+        return _for_tokens(self)
 
     @functools.cached_property
     def blocks(self) -> Any:
@@ -49,7 +47,16 @@ class FrameMask:
             return create_block_mask(visible, None, None, count, count, device=allowed.device)
 
 
+# few, since each is quadratic in tokens and quickly made again
 @functools.lru_cache(maxsize=8)
+def _for_tokens(mask: FrameMask) -> Tensor:
+    # what is made under inference_mode could not be used in training later
+    with torch.inference_mode(False):
+        return mask.frames.repeat_interleave(mask.residues, 0).repeat_interleave(mask.residues, 1)
+
+
+# one for each length of the training proteins, with FlexAttention's form of it, which is small and dear
+@functools.lru_cache(maxsize=1024)
 def block_causal_mask(frames: int, residues: int, device: torch.device | str = "cpu") -> FrameMask:
     """Who sees whom in the training pass: clean copies of frames 0..L-1, then noisy copies of frames 1..L-1.
 
@@ -69,8 +76,9 @@ def block_causal_mask(frames: int, residues: int, device: torch.device | str = "
         Of 2L - 1 frames.
     """
     with torch.inference_mode(False):
-        number = torch.cat([torch.arange(frames), torch.arange(1, frames)])
-        noisy = torch.arange(2 * frames - 1) >= frames
+        copy = torch.arange(2 * frames - 1, device=device)
+        noisy = copy >= frames
+        number = copy.where(~noisy, copy - (frames - 1))
         earlier = number[None, :] < number[:, None]
-        same = torch.eye(2 * frames - 1, dtype=torch.bool)
-        return FrameMask(((~noisy[None, :] & earlier) | same).to(device), residues)
+        same = copy[None, :] == copy[:, None]
+        return FrameMask((~noisy[None, :] & earlier) | same, residues)

@@ -35,12 +35,15 @@ class Condition:
     positions : Tensor [N]
         Residue positions for RoPE.
     reference : Rigids [N]
+    hide_deviation : bool
+        As in :class:`openmm_starmd.model.features.Features`.
     """
 
     s: Tensor
     z: Tensor
     positions: Tensor
     reference: Rigids
+    hide_deviation: bool = False
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,8 @@ class Network(nn.Module):
         """Embed a protein once for all its frames."""
         with torch.autocast(features.residue_types.device.type, enabled=False):
             s, z = self.conditioner(features)
-            return Condition(self.single(s), self.pair(z), features.positions(), features.reference)
+            single, pair, positions = self.single(s), self.pair(z), features.positions()
+            return Condition(single, pair, positions, features.reference, features.hide_deviation)
 
     def forward(
         self,
@@ -281,14 +285,15 @@ class Network(nn.Module):
         time = torch.cat(
             [fourier(log_noise, 8, 16.0), fourier(frames.stride.log(), 8, 32.0), fourier(frames.tau, 8, 2.0)], dim=-1
         ).to(self.pose.weight.dtype)
-        kind = torch.where(frames.noisy, 0, torch.where(frames.anchored, 1, 2))
+        # 0, 1 and 2 of a frame to predict, one of the history, and the first
+        kind = (2 - frames.anchored.long()).masked_fill(frames.noisy, 0)
         return self.time(time) + self.kind(kind)
 
     def _first_features(self, condition: Condition, estimate: Estimate, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Singles [B, F, N, c_s] and pairs [B, F, N, N, c_z] that the first block is given."""
         dtype = self.pose.weight.dtype
         rigids, pose = estimate.rigids, estimate.pose
-        if self.config.anchored:
+        if self.config.anchored and not condition.hide_deviation:
             pose = torch.cat([pose, deviation(rigids, condition.reference)], dim=-1)
         else:
             pose = torch.cat([pose, torch.zeros_like(pose[..., :6])], dim=-1)

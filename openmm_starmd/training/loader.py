@@ -35,6 +35,10 @@ class RankBatch:
         """The same on `device`."""
         return RankBatch(self.batch.to(device), self.counted, self.first)
 
+    def pin_memory(self) -> RankBatch:
+        """The same in page-locked memory; what the data loader asks for where there is a GPU."""
+        return RankBatch(self.batch.pin_memory(), self.counted, self.first)
+
 
 class RankBatches(IterableDataset[RankBatch]):
     """The batches of one process, without end.
@@ -86,7 +90,13 @@ class RankData(lightning.LightningDataModule):
         """Batches from the first step on; the trainer says when to stop."""
         trainer: Any = self.trainer
         batches = RankBatches(self.dataset, self.start, self.accumulate, trainer.global_rank, trainer.world_size)
-        return DataLoader(batches, batch_size=None, num_workers=self.workers, persistent_workers=self.workers > 0)
+        return DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=trainer.strategy.root_device.type == "cuda",
+        )
 
     def transfer_batch_to_device(self, batch: RankBatch, device: torch.device, dataloader_idx: int) -> RankBatch:
         """Move a batch; Lightning does not know how to."""

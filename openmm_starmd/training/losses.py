@@ -12,7 +12,7 @@ from torch import Tensor
 
 from openmm_starmd.diffusion import igso3
 from openmm_starmd.diffusion.schedule import Schedule
-from openmm_starmd.geometry.heavy_atoms import heavy_atoms, present, symmetric_torsions
+from openmm_starmd.geometry.heavy_atoms import HeavyAtoms, heavy_atoms, present_index, symmetric_torsions
 from openmm_starmd.geometry.residues import BOND_LENGTHS, CARBONYL_ANGLE, CARBONYL_LENGTH
 from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids
 from openmm_starmd.geometry.so3 import log_map
@@ -157,7 +157,13 @@ def frame_aligned_point_error(predicted: Rigids, truth: Rigids, points: Tensor, 
 
 
 def sidechain_fape(
-    predicted: Rigids, truth: Rigids, torsions: Tensor, true_torsions: Tensor, types: Tensor, mask: Tensor
+    predicted: Rigids,
+    truth: Rigids,
+    torsions: Tensor,
+    true_torsions: Tensor,
+    types: Tensor,
+    mask: Tensor,
+    present: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """FAPE of all heavy atoms seen from all rigid groups of the residues, the backbone's and each torsion's.
 
@@ -174,6 +180,8 @@ def sidechain_fape(
     types : Tensor [N], int64
     mask : Tensor [N, 5], bool
         True torsions that exist. Atoms and groups that hang on others are left out.
+    present : tuple of Tensor, optional
+        Those groups and atoms, as :func:`openmm_starmd.geometry.heavy_atoms.present_index` gives them.
 
     Returns
     -------
@@ -183,13 +191,15 @@ def sidechain_fape(
     other_name = symmetric_torsions(types)[..., None] & ((torsions.detach() * target).sum(-1, keepdim=True) < 0)
     target = torch.where(other_name, -target, target)
     built, true = heavy_atoms(predicted, types, torsions), heavy_atoms(truth, types, target)
-    groups, atoms = present(types, mask)
-    return frame_aligned_point_error(
-        Rigids(built.groups.rotations[..., groups, :, :], built.groups.translations[..., groups, :]),
-        Rigids(true.groups.rotations[..., groups, :, :], true.groups.translations[..., groups, :]),
-        built.atoms[..., atoms, :],
-        true.atoms[..., atoms, :],
-    )
+    groups, atoms = present_index(types, mask) if present is None else present
+
+    def chosen(x: HeavyAtoms) -> tuple[Rigids, Tensor]:
+        axes = x.groups.rotations.flatten(-4, -3).index_select(-3, groups)
+        origins = x.groups.translations.flatten(-3, -2).index_select(-2, groups)
+        return Rigids(axes, origins), x.atoms.flatten(-3, -2).index_select(-2, atoms)
+
+    (axes, points), (true_axes, true_points) = chosen(built), chosen(true)
+    return frame_aligned_point_error(axes, true_axes, points, true_points)
 
 
 def backbone_atoms(rigids: Rigids, psi: Tensor | None = None) -> Tensor:

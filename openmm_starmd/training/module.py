@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FullyShardedDataParallel
 
+from openmm_starmd.devices import warn_of_tf32
 from openmm_starmd.model.network import Network
 from openmm_starmd.training.average import Average
 from openmm_starmd.training.lightning_import import lightning
 from openmm_starmd.training.loader import RankBatch
 from openmm_starmd.training.objective import objective_sums, weighted
+from openmm_starmd.training.optimizer import make_optimizer, matrices, on_this_device
 from openmm_starmd.training.settings import OptimizerSettings, Recipe
 
 
@@ -53,6 +55,7 @@ class StarMDModule(lightning.LightningModule):
         # under FSDP the strategy does this, inside its own wrappers
         self.network.checkpoint_blocks = recipe.checkpointing
         self.recipe = recipe
+        self._decayed = matrices(network)
         self.names = ["loss", *(f"loss/{name}" for name, _ in recipe.objective.weights), "gradient_norm", "tokens"]
         self.average: Average | None = None
         self._restored: dict[str, Any] | None = None
@@ -61,6 +64,8 @@ class StarMDModule(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         """Restore or begin the average, now that the strategy has placed the parameters."""
+        if self.device.type == "cuda":
+            warn_of_tf32()
         root = self.trainer.model
         self.average = Average(root if isinstance(root, FullyShardedDataParallel) else self)
         self._totals = self._totals.to(self.device)
@@ -75,21 +80,22 @@ class StarMDModule(lightning.LightningModule):
         """Part of the step's loss that falls to one batch."""
         settings = self.recipe.objective
         if part.first:
-            counted = torch.tensor(float(part.counted), dtype=torch.float64, device=self.device)
+            # filled in on the device: a copied number would be waited for
+            counted = torch.full((), part.counted, dtype=torch.float64, device=self.device)
             self._count = self._sum_over_processes(counted).clamp(min=1)
         sums, _ = objective_sums(self.network, part.batch, settings)
         total = weighted(sums, settings) / self._count.to(torch.float32)
         with torch.no_grad():
             terms = [total, *(sums[name] / self._count for name, _ in settings.weights), total.new_zeros(())]
-            terms = [*terms, total.new_tensor(part.batch.target.numel() * part.batch.features.length)]
+            terms = [*terms, total.new_full((), part.batch.target.numel() * part.batch.features.length)]
             self._step_terms += torch.stack([term.detach().double() for term in terms])
         # what DDP and FSDP take off by averaging over processes, and Lightning by averaging over batches
         return total * (self.trainer.world_size * self.recipe.accumulate)
 
     def configure_optimizers(self) -> Any:
-        """Adam and its schedule, stepped once per optimiser step."""
+        """Optimiser and its schedule, stepped once per optimiser step."""
         settings = self.recipe.optimizer
-        optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
+        optimizer = make_optimizer(self.network, settings, self._decayed)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, self.recipe.steps, settings)
         )
@@ -150,6 +156,8 @@ class StarMDModule(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what :meth:`on_save_checkpoint` added until the strategy is ready."""
         self._restored = checkpoint["starmd"]
+        # a run may go on where there is no GPU, or begin to have one
+        on_this_device(checkpoint.get("optimizer_states", ()), self.trainer.strategy.root_device.type == "cuda")
 
     def _begin_step(self) -> None:
         self._step_terms = torch.zeros_like(self._totals)

@@ -17,7 +17,7 @@ from openmm_starmd.geometry.so3 import exp_map
 from openmm_starmd.model.frames import Frames
 from openmm_starmd.model.masks import block_causal_mask
 from openmm_starmd.model.network import Network, Prediction
-from openmm_starmd.randomness import keyed_generator
+from openmm_starmd.randomness import Draw, draw_together, keyed_generator, normal, uniform
 from openmm_starmd.training import losses
 from openmm_starmd.training.settings import ObjectiveSettings
 
@@ -40,6 +40,31 @@ class NoisedBatch:
     tau: Tensor
 
 
+def training_draws(length: int, residues: int) -> dict[str, Draw]:
+    """What is drawn for a window of L frames of N residues, in this order, which decides the numbers."""
+    later = length - 1
+    return {
+        # contextual noise and jitter of the clean copies
+        "highest": uniform(1),
+        "level": uniform(length),
+        "noised": uniform(1),
+        "angle": uniform(length, residues),
+        "axis": normal(length, residues, 3),
+        "jittered": uniform(length, 1, 1),
+        "jitter": uniform(length, 1, 1),
+        "turn": normal(length, residues, 3),
+        "shift": normal(length, residues, 3),
+        "translation": normal(length, residues, 3),
+        # diffusion times and noise of the noisy copies
+        "log_tau": uniform(later),
+        "tau": uniform(later),
+        "which": uniform(later),
+        "target angle": uniform(later, residues),
+        "target axis": normal(later, residues, 3),
+        "target translation": normal(later, residues, 3),
+    }
+
+
 def noise_batch(batch: Batch, network: Network, settings: ObjectiveSettings) -> NoisedBatch:
     """Draw diffusion times and noise, keyed by ``batch.key`` and the number of the window in the batch.
 
@@ -59,37 +84,30 @@ def noise_batch(batch: Batch, network: Network, settings: ObjectiveSettings) -> 
     samples, length, residues = batch.rigids.translations.shape[:3]
     device, dtype = batch.rigids.translations.device, batch.rigids.translations.dtype
     generators = [keyed_generator("training noise", *batch.key, window) for window in range(samples)]
-
-    def uniform(*size: int) -> Tensor:
-        draws = torch.stack([torch.rand(*size, generator=generator) for generator in generators])
-        return draws.to(device=device, dtype=dtype)
-
-    def normal(*size: int) -> Tensor:
-        draws = torch.stack([torch.randn(*size, generator=generator) for generator in generators])
-        return draws.to(device=device, dtype=dtype)
+    draws = draw_together(generators, training_draws(length, residues), device, dtype)
 
     # one upper level per window: in a rollout all levels come from the same narrow range
-    context = settings.context_tau * uniform(1) * uniform(length)
-    context = torch.where(uniform(1) < settings.context_probability, context, torch.zeros_like(context))
+    context = settings.context_tau * draws["highest"] * draws["level"]
+    context = torch.where(draws["noised"] < settings.context_probability, context, torch.zeros_like(context))
     sigma = schedule.sigma_rotation(context)[..., None].expand(samples, length, residues)
-    rotation_noise = igso3.sample(sigma, uniform(length, residues), normal(length, residues, 3)).to(dtype)
+    rotation_noise = igso3.sample(sigma, draws["angle"], draws["axis"]).to(dtype)
     identity = torch.eye(3, device=device, dtype=dtype)
     rotation_noise = torch.where((context > 0)[..., None, None, None], rotation_noise, identity)
-    jittered = (uniform(length, 1, 1) < settings.jitter_probability).to(dtype) * uniform(length, 1, 1)
+    jittered = (draws["jittered"] < settings.jitter_probability).to(dtype) * draws["jitter"]
     history = Rigids(
-        batch.rigids.rotations @ exp_map(settings.jitter_rotation * jittered * normal(length, residues, 3)),
-        batch.rigids.translations + settings.jitter_translation * jittered * normal(length, residues, 3),
+        batch.rigids.rotations @ exp_map(settings.jitter_rotation * jittered * draws["turn"]),
+        batch.rigids.translations + settings.jitter_translation * jittered * draws["shift"],
     )
-    clean = forward_noise(history, context, normal(length, residues, 3), rotation_noise, schedule)
+    clean = forward_noise(history, context, draws["translation"], rotation_noise, schedule)
 
     truth = batch.rigids.map(lambda x: x[:, 1:])
     later = length - 1
-    log_tau = math.log(settings.tau_min) * uniform(later)
-    flat = settings.tau_min + (1 - settings.tau_min) * uniform(later)
-    tau = torch.where(uniform(later) < settings.log_uniform, log_tau.exp(), flat)
+    log_tau = math.log(settings.tau_min) * draws["log_tau"]
+    flat = settings.tau_min + (1 - settings.tau_min) * draws["tau"]
+    tau = torch.where(draws["which"] < settings.log_uniform, log_tau.exp(), flat)
     sigma = schedule.sigma_rotation(tau)[..., None].expand(samples, later, residues)
-    rotation_noise = igso3.sample(sigma, uniform(later, residues), normal(later, residues, 3)).to(dtype)
-    noisy = forward_noise(truth, tau, normal(later, residues, 3), rotation_noise, schedule)
+    rotation_noise = igso3.sample(sigma, draws["target angle"], draws["target axis"]).to(dtype)
+    noisy = forward_noise(truth, tau, draws["target translation"], rotation_noise, schedule)
 
     undone = Rigids(clean.rotations, clean.translations / schedule.alpha(context)[..., None, None])
     anchor = undone.map(lambda x: torch.cat([x[:, :1], x[:, :-1], x[:, :-1]], dim=1))
@@ -177,6 +195,7 @@ def loss_terms(
             batch.torsions[:, 1:],
             batch.features.residue_types,
             batch.torsion_mask,
+            batch.present,
         )
     if "clash" in names:
         terms["clash"] = sharp * losses.clash_loss(predicted.translations)

@@ -77,10 +77,81 @@ def test_flex_attention_equals_sdpa(residues):
     assert (attend(*inputs) - dense).abs().max() > 0.1, "the mask hides nothing"
 
 
+def test_dense_masks_up_to_some_thousand_tokens(monkeypatch):
+    """By count and device; past it the sparse kernel is taken, with the same result."""
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    sizes = (100, kernels.DENSE_TOKENS, kernels.DENSE_TOKENS + 1, 100_000)
+    assert [kernels.takes_flex(gpu, count) for count in sizes] == [False, False, True, True]
+    assert not any(kernels.takes_flex(cpu, count) for count in sizes)
+    flex = pytest.importorskip("torch.nn.attention.flex_attention")
+    mask, calls = block_causal_mask(2, 5), []
+
+    def kernel(query, key, value, block_mask):
+        calls.append(block_mask)
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask.tokens)
+
+    inputs = [x.detach() for x in qkv(5, 3)]
+    dense = attend(*inputs, mask)
+    assert not calls
+    monkeypatch.setattr(kernels, "takes_flex", lambda device, tokens: tokens > 10)
+    monkeypatch.setattr(kernels, "compiled_flex", lambda: kernel)
+    assert torch.equal(attend(*inputs, mask), dense)
+    assert len(calls) == 1 and isinstance(calls[0], flex.BlockMask)
+
+
+def test_flex_that_fails_later_is_left_once_and_for_all(monkeypatch):
+    """At a length it has not met, or one compilation too many: the dense mask serves, and one warning says so."""
+    pytest.importorskip("torch.nn.attention.flex_attention")
+    calls = []
+
+    def broken(*_, **__):
+        calls.append(1)
+        raise RuntimeError("recompile limit\nand more")
+
+    monkeypatch.setattr(kernels, "takes_flex", lambda *_: True)
+    monkeypatch.setattr(kernels, "_flex_failures", [])
+    monkeypatch.setattr(torch, "compile", lambda function, **_: broken)
+    made = kernels.compiled_flex
+    monkeypatch.setattr(kernels, "compiled_flex", lambda: None if kernels._flex_failures else broken)
+    monkeypatch.setattr(kernels.compiled_flex, "cache_clear", made.cache_clear, raising=False)
+    mask = block_causal_mask(2, 5)
+    inputs = [x.detach() for x in qkv(5, 3)]
+    with pytest.warns(RuntimeWarning, match="recompile limit.*dense mask") as caught:
+        found = [attend(*inputs, mask) for _ in range(3)]
+    assert len(caught) == len(calls) == 1
+    expected = torch.nn.functional.scaled_dot_product_attention(*inputs, attn_mask=mask.tokens)
+    assert all(torch.equal(x, expected) for x in found)
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("a batch too large is no fault of the kernel")
+
+    monkeypatch.setattr(kernels, "compiled_flex", lambda: full)
+    with pytest.raises(torch.OutOfMemoryError):
+        attend(*inputs, mask)
+
+
+@pytest.mark.slow
+def test_one_compiled_flex_serves_all_lengths():
+    """Dynamo alone, without a code generator: two compilations, the second of which takes any number of blocks."""
+    flex = pytest.importorskip("torch.nn.attention.flex_attention")
+    testing = pytest.importorskip("torch._dynamo.testing")
+    torch._dynamo.reset()
+    counter = testing.CompileCounter()
+    kernel = kernels.compile_flex(flex.flex_attention, backend=counter)
+    for residues in (20, 33, 47, 60, 76, 100):
+        for frames in (4, 5):
+            mask = block_causal_mask(frames, residues)
+            inputs = [x.detach() for x in qkv(residues, 2 * frames - 1)]
+            assert (flex_attend(*inputs, mask, kernel) - attend(*inputs, mask)).abs().max() < 1e-4
+    assert counter.frame_count == 2
+    torch._dynamo.reset()
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
-def test_compiled_flex_attention_equals_dense_mask_on_cuda(dtype, tolerance):
+def test_compiled_flex_attention_equals_dense_mask_on_cuda(dtype, tolerance, monkeypatch):
+    monkeypatch.setattr(kernels, "DENSE_TOKENS", 0)
     assert kernels.compiled_flex() is not None
     for residues in (20, 76, 131):  # other sizes must not need another kernel to be right
         mask = block_causal_mask(FRAMES, residues, "cuda")
@@ -99,7 +170,8 @@ def test_flex_that_does_not_compile_is_left_with_a_warning(monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("no C compiler")
 
-    monkeypatch.setattr(torch, "compile", lambda function: broken)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: broken)
+    monkeypatch.setattr(kernels, "_flex_failures", [])
     kernels.compiled_flex.cache_clear()
     try:
         with pytest.warns(RuntimeWarning, match="does not compile here"):

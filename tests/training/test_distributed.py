@@ -215,6 +215,16 @@ def test_gpu_strategies_train_and_resume(tmp_path, strategy):
     assert json.loads(weights[0]) == json.loads(weights[1])
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_training_begun_on_a_gpu_goes_on_on_a_cpu_and_back(tmp_path):
+    for steps, accelerator in ((2, "gpu"), (3, "cpu"), (4, "gpu")):
+        settings = recipe(steps=steps, save_every=1, log_every=1)
+        train(proteins(), tmp_path / "run", settings, accelerator=accelerator, progress=False, resume=steps > 2)
+    rows = (tmp_path / "run" / "log.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["step", "1", "2", "3", "4"]
+
+
 def small_layers() -> torch.nn.Module:
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Linear(7, 3))
