@@ -6,9 +6,13 @@
 Reads ``benchmarks/data`` as ``fidelity.py`` does. Reference is replica 1 (or the replica that was not trained on). All
 runs have the reference's stride, span and number of frames; none counts the start structure, which all share.
 
-The other MD replica is the ceiling, the elastic network and the frozen start structure are floors. MD at equal
-wall-clock is what remains of that other replica if it is stopped when the model has drawn the whole span: all frames
-of that time, a picosecond apart, evenly repeated or thinned to the reference's number of frames.
+RMSF r and amplitude are as in ``fidelity.py``: profiles pooled over the seeds, r the mean with each reference,
+amplitude beside both pooled (of training proteins, beside the reference alone), none of either under ten frames. All
+else is a mean over seeds.
+
+The other MD replica is the ceiling; an elastic network, one for all proteins, and the frozen start structure are
+floors. MD at equal wall-clock is what remains of that other replica if it is stopped when the model has drawn the whole
+span: all frames of that time, a picosecond apart, evenly repeated or thinned to the reference's number of frames.
 """
 
 from __future__ import annotations
@@ -29,12 +33,14 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.lib import published_results
-from benchmarks.lib.drawing import HELD_OUT, draw, load_replica
+from benchmarks.lib.drawing import HELD_OUT, Drawing, load_replica, rollouts
 from benchmarks.lib.paths import DATA, RESULTS
 from benchmarks.lib.published_results import markdown, paper_table
-from benchmarks.lib.results_page import write_json
+from benchmarks.lib.results_page import add_markdown_option, write_block, write_json
 from openmm_starmd import __version__
 from openmm_starmd.analysis import coverage, dynamics
+from openmm_starmd.analysis.flexibility import FEWEST, rmsf_agreement
+from openmm_starmd.analysis.network_models import FLOOR
 from openmm_starmd.analysis.stereochemistry import of_trace
 from openmm_starmd.analysis.validity import alpha_carbons, bonded_neighbours, judge
 from openmm_starmd.evaluation import evaluate, floors, metrics
@@ -57,6 +63,8 @@ COLUMNS = tuple(column for column in evaluate.COLUMNS if column[0] in KEYS)
 # need frames at the reference's stride, over all of its lags
 TIMED = ("lag_error", "autocorrelation_error", "tica", "vamp2_gap")
 COVERED = ("jsd", "recall", "precision")
+# the lower the better; of the others but the amplitude, the higher
+LOWER = ("jsd", "lag_error", "autocorrelation_error", "vamp2_gap")
 ROWS = {
     "model": "**STAR-MD**",
     "second": "second MD replica",
@@ -79,9 +87,9 @@ def traced(label: str, alphas: NDArray[np.floating], stride: float, like: mdtraj
 
 
 def network(reference: Run, start: Run, seed: int) -> Run | None:
-    """The better elastic network of the start structure, as many frames after it as the reference has."""
+    """The elastic network of the start structure, as many frames after it as the reference has."""
     whole = replace(reference, alphas=np.concatenate([start.alphas[:1], reference.alphas]))
-    for run in floors.network_runs(whole, seed):
+    for run in floors.network_runs(whole, seed, hindsight=False):
         return replace(run, alphas=run.alphas[1:], valid=run.valid[1:], atoms=run.atoms[1:])
     return None
 
@@ -111,8 +119,19 @@ def known(value: float | None) -> float | None:
     return float(value) if value is not None and np.isfinite(value) else None
 
 
-def measure(folder: Path, replica: int, ratio: float | None, arguments: argparse.Namespace) -> dict[str, Any]:
-    """All rows of one protein."""
+def pool(summary: Figures, runs: Sequence[Run], references: Sequence[Run], beside: Sequence[Run]) -> Figures:
+    """Put pooled RMSF figures in the place of means over seeds, in a row of :func:`summarise`."""
+    for key, against in (("rmsf_correlation", references), ("rmsf_amplitude", beside)):
+        found = rmsf_agreement([run.alphas for run in runs], [run.alphas for run in against])
+        summary["mean"][key] = known(found.correlation if key == "rmsf_correlation" else found.amplitude)
+        summary["sd"][key] = None
+    return summary
+
+
+def measure(
+    folder: Path, replica: int, ratio: float | None, arguments: argparse.Namespace, *, both: bool = True
+) -> dict[str, Any]:
+    """All rows of one protein; with `both`, RMSF is held against both replicas."""
     name, stride = folder.name, arguments.stride
     structure = mdtraj.load(str(folder / f"{name}.pdb"))
     positions = load_replica(folder, replica, stride)
@@ -129,28 +148,33 @@ def measure(folder: Path, replica: int, ratio: float | None, arguments: argparse
     lags = evaluate.choose_lags(frames)
     scale = metrics.ReferenceMetrics(reference, settings, lags)
 
-    drawn, networks, lenient = [], [], []
-    for seed in arguments.seeds:
-        alphas = draw(
-            folder / f"{name}.pdb", frames, seed, stride, arguments.weights, arguments.steps, arguments.device
-        )
-        run = traced(ROWS["model"], alphas, stride, structure)
+    second = None if other is None else traced(ROWS["second"], other[:frames], stride, structure)
+    references = [reference, second] if both and second is not None else [reference]
+
+    drawn, networks, lenient, elastics = [], [], [], []
+    drawing = Drawing(arguments.weights, arguments.steps, arguments.device, store=arguments.store)
+    found = rollouts(folder / f"{name}.pdb", frames, arguments.seeds, stride, drawing)
+    runs = [traced(ROWS["model"], run.xyz, stride, structure) for run in found]
+    for run, seed in zip(runs, arguments.seeds, strict=True):
         drawn.append(scale.measure(run, run, "generated"))
         elastic = network(reference, frozen, seed)
         if elastic is not None:
+            elastics.append(elastic)
             networks.append(scale.measure(elastic, elastic, "floor"))
             counted = replace(elastic, valid=np.ones(frames, dtype=bool))
             lenient.append(scale.measure(counted, elastic, "floor"))
             lenient[-1].figures = {key: lenient[-1].figures[key] for key in COVERED}
         print(f"{name} seed {seed} done", file=sys.stderr, flush=True)
-    rows = {"model": summarise(drawn, ROWS["model"])}
-    if other is not None:
-        second = traced(ROWS["second"], other[:frames], stride, structure)
+    rows = {"model": pool(summarise(drawn, ROWS["model"]), runs, references, references)}
+    if second is not None:
         rows["second"] = summarise([scale.measure(second, second, "replica")], second.label)
+        pool(rows["second"], [second], [reference], references)
     if networks:
-        rows["network"] = summarise(networks, networks[0].label)
+        rows["network"] = pool(summarise(networks, networks[0].label), elastics, references, references)
         rows["network_all"] = summarise(lenient, ROWS["network_all"])
-    rows["frozen"] = summarise([scale.measure(frozen, frozen, "floor")], frozen.label)
+    rows["frozen"] = pool(
+        summarise([scale.measure(frozen, frozen, "floor")], frozen.label), [frozen], references, references
+    )
     if other is not None and ratio is not None:
         fine = load_replica(folder, 3 - replica, FINEST)
         time = min(1.0, 1 / ratio) * frames * stride
@@ -251,9 +275,28 @@ def table(results: dict[str, dict[str, Any]], summary: dict[str, Figures], setti
         _, minus, reduced = kind.partition("model minus ")
         label = f"STAR-MD minus {ROWS[reduced]}" if minus else ROWS[kind]
         over.append([label, str(figures["proteins"]), *cells(figures)])
+        if kind == "model" and len(results) > 1:
+            over.append([f"{label}, worst protein", "1", *worst(results)])
     parts.append("Mean ± standard deviation over proteins; differences over the proteins that have both figures:")
     parts.append(markdown(["", "proteins", *headings], over))
     return "\n\n".join(parts)
+
+
+def worst(results: dict[str, dict[str, Any]]) -> list[str]:
+    """The model's worst figure in each column, with the protein's name."""
+    found = []
+    for key, _, scale, digits in COLUMNS:
+        values = {name: result["rows"]["model"]["mean"].get(key) for name, result in results.items()}
+        there = {name: value for name, value in values.items() if value is not None}
+
+        def badness(name: str, key: str = key, there: dict[str, float] = there) -> float:
+            if key == "rmsf_amplitude":
+                return abs(float(np.log(max(there[name], 1e-9))))
+            return there[name] if key in LOWER else -there[name]
+
+        name = max(there, key=badness) if there else None
+        found.append("-" if name is None else f"{scale * there[name]:.{digits}f} ({name})")
+    return found
 
 
 def notes(results: dict[str, dict[str, Any]], settings: metrics.Settings, timing: str, stride: float) -> list[str]:
@@ -268,6 +311,9 @@ def notes(results: dict[str, dict[str, Any]], settings: metrics.Settings, timing
     root = "distance, the square root of the divergence" if settings.root else "divergence"
     return [
         "± beside STAR-MD and the elastic network: standard deviation over seeds; the start structure is in no run",
+        "RMSF r and amplitude: profiles pooled over seeds (root of the mean of squares), r the mean with each "
+        "reference replica, the second replica's with the first, amplitude beside the references pooled; none of fewer "
+        f"than {FEWEST} frames",
         "matched stride, span and number of frames: "
         + each("{frames} frames over {span_ps:g} ps against replica {reference_replica}"),
         "valid Cα %: neighbours 2.7 to 4.2 Å apart, no other pair under 3.0 Å; of the reference "
@@ -282,8 +328,8 @@ def notes(results: dict[str, dict[str, Any]], settings: metrics.Settings, timing
         f"{top('autocorrelation')}",
         f"tICA r (over residues, of the slowest mode's size) and VAMP-2 gap: at most {dynamics.SLOW} components, lag "
         f"{top('tica')}; - where the run does not move or has too few frames",
-        f"elastic network: of {', '.join(floors.NETWORKS)} (cutoffs between Cα) the one whose RMSF correlates best "
-        "with the reference's, started at the start structure; its amplitude and its first step are the reference's. "
+        f"elastic network: {FLOOR}, the same for all proteins (chosen on training proteins), random draws of it from "
+        "the start structure; its amplitude and its first step are the reference's. "
         "Where none of its frames is valid it covers nothing, so its coverage stands also with all frames counted",
         timing,
     ]
@@ -332,7 +378,8 @@ def main() -> None:
     parser.add_argument("--weights", default=DEFAULT_WEIGHTS)
     parser.add_argument("--stride", type=float, default=10.0, help="ps")
     parser.add_argument("--steps", type=int, help="denoising steps per frame; the weights' own")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--store", type=Path, help="directory that keeps rollouts, so that none is drawn twice")
     parser.add_argument("--bins", type=int, default=coverage.BINS, help="per dimension of the histogram")
     parser.add_argument("--dimensions", type=int, default=coverage.DIMENSIONS, help="principal components of it")
     parser.add_argument("--ratio", type=float, help="simulated time per day over MD's; else the median of --speed")
@@ -340,6 +387,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="benchmarks/results/coverage.json, or coverage-training.json")
+    add_markdown_option(parser, "coverage")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(arguments.threads)
@@ -354,18 +402,27 @@ def main() -> None:
         if not (arguments.data / name / f"{name}_prod_R{replica}_fit.xtc").exists():
             print(f"left out: {name} has no replica {replica} in {arguments.data}", file=sys.stderr)
             continue
-        results[name] = measure(arguments.data / name, replica, ratio, arguments)
+        results[name] = measure(arguments.data / name, replica, ratio, arguments, both=not arguments.training)
     if not results:
         sys.exit(f"no reference MD in {arguments.data}; see benchmarks/data/README.md")
     settings = metrics.Settings(bins=arguments.bins, dimensions=arguments.dimensions)
     summary, remarks = means(results), notes(results, settings, timing, arguments.stride)
-    print(
-        f"{arguments.weights}, stride {arguments.stride:g} ps, {arguments.steps} denoising steps, "
-        f"seeds {', '.join(map(str, arguments.seeds))}\n"
+    head = (
+        f"`{arguments.weights}`, stride {arguments.stride:g} ps, {arguments.steps} denoising steps, seeds "
+        f"{', '.join(map(str, arguments.seeds))}."
     )
-    print(table(results, summary, settings))
-    print("\n" + "\n".join(f"- {remark}" for remark in remarks))
-    print("\n" + paper_table())
+    each, over = table(results, summary, settings).split("\n\n", 1)
+    said = "\n".join(f"- {remark}" for remark in remarks)
+    paper = paper_table()
+    print("\n\n".join([head, each, over, said, paper]))
+    if arguments.markdown:
+        whole = "\n\n".join([head, each, over, said])
+        if arguments.training:
+            write_block(arguments.markdown, "coverage-training", whole)
+        else:
+            few = "At so few frames the second replica itself covers little; every protein stands further down."
+            write_block(arguments.markdown, "coverage", "\n\n".join([head, over, few]))
+            write_block(arguments.markdown, "coverage-held-out", f"{whole}\n\n{paper}")
 
     path = arguments.json or RESULTS / ("coverage-training.json" if arguments.training else "coverage.json")
     chosen = {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items()}

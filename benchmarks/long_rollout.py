@@ -25,7 +25,7 @@ import openmm.app
 import torch
 from openmm.app import PDBFile
 
-from benchmarks.lib.results_page import write_json
+from benchmarks.lib.results_page import add_markdown_option, write_block, write_json
 from openmm_starmd.analysis.flexibility import mean_structure, radius_of_gyration, rmsd_against_lag, rmsf
 from openmm_starmd.diffusion.samplers import SamplerSettings
 from openmm_starmd.evaluation.runs import joined, reduce
@@ -194,19 +194,20 @@ def mark(
     write_json(path, identity, ensure_ascii=False)
 
 
-def show(title: str, results: dict[str, dict[str, list[float]]]) -> None:
-    """Print a table, a row per variant."""
+def table(results: dict[str, dict[str, list[float]]]) -> str:
+    """Markdown, a row per variant."""
     headings = ["", "valid %", "worst block %", "frames not finite", "RMSD to start, first and last block (Å)"]
     headings += ["Rg, first and last block (Å)", "drift of the mean (Å)", "memory, first and last block (MiB)"]
-    print(f"\n{title}\n\n| {' | '.join(headings)} |\n{'|---' * len(headings)}|")
+    lines = [f"| {' | '.join(headings)} |", f"{'|---' * len(headings)}|"]
     for label, f in results.items():
         lost = sum(round((1 - x) * n) for x, n in zip(f["finite"], f["frames"], strict=True))
-        print(
+        lines.append(
             f"| {label} | {100 * f['valid_in_all'][0]:.1f} | {100 * min(f['valid']):.1f} | {lost} | "
             f"{10 * f['rmsd_to_start'][0]:.2f}, {10 * f['rmsd_to_start'][-1]:.2f} | "
             f"{10 * f['rg'][0]:.2f}, {10 * f['rg'][-1]:.2f} | {10 * f['drift_of_mean'][-1]:.2f} | "
             f"{f['resident_mib'][0]:.0f}, {f['resident_mib'][-1]:.0f} |"
         )
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -222,6 +223,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
+    add_markdown_option(parser, "long")
     parser.add_argument("--variants", nargs="+", choices=["with", "without"], default=["with", "without"])
     arguments = parser.parse_args()
     if arguments.frames % arguments.block:
@@ -261,7 +263,12 @@ def main() -> None:
     content = {"title": title, "settings": asdict(own), "variants": results}
     write_json(arguments.output / "long_rollout.json", content, ensure_ascii=False)
     picture(arguments.output / "long_rollout.png", results, arguments.block, title)
-    show(title, results)
+    said = f"{title}; noise scale {own.noise_scale:g}, blocks of {arguments.block} frames."
+    text = f"{said}\n\n{table(results)}"
+    print(f"\n{text}")
+    if arguments.markdown:
+        shown = os.path.relpath((arguments.output / "long_rollout.png").resolve(), arguments.markdown.resolve().parent)
+        write_block(arguments.markdown, "long", f"{text}\n\n[Picture]({shown}).")
 
 
 if __name__ == "__main__":

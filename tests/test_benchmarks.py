@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib
 import json
 from dataclasses import replace
@@ -79,8 +80,10 @@ def test_coverage_table():
     assert model[0] == "one (20)" and model[2:4] == ["50.0 ± 14.1", "0.50 ± 0.14"]
     frozen = line(text, "frozen structure")
     assert frozen[4] == "0.10" and set(frozen[2:4] + frozen[5:]) == {"-"}
-    # over proteins, of the means over seeds
+    # over proteins, of the means over seeds, and the worst of them: the lowest share valid, the highest distance
     assert line(text, "**STAR-MD**", 2)[1:4] == ["2", "60.0 ± 14.1", "0.60 ± 0.14"]
+    worst = line(text, "**STAR-MD**, worst protein")
+    assert worst[2:5] == ["50.0 (one)", "0.70 (two)", "0.50 (one)"] and worst[7] == "0.50 (one)"
     # the ceiling is known for one protein only
     assert line(text, "STAR-MD minus second MD replica")[1:4] == ["1", "-40.0", "-0.40"]
     difference = summary["model minus frozen"]
@@ -164,22 +167,28 @@ def test_too_few_independent_values_make_no_verdict():
         stationarity.slope(np.array([1.0, 2.0]))
 
 
+MOVED = "r of the displacement over 100 ps"
+
+
 def protein_figures(**changes) -> dict:
     """What fidelity.measure gives, of a protein that passes everything."""
     model = {"valid": 1.0, "rmsf_correlation": 0.9, "rmsf_amplitude": 1.0, "lag_ratios": [1.0, 1.0], "lag_ratio": 1.0}
-    model |= {"rmsd_to_start": 0.15, "rg": 1.0}
+    moved = {"correlation": 0.9, "correlations": [0.9, 0.9], "amplitude": 1.0}
+    model |= {"rmsd_to_start": 0.15, "rg": 1.0, "rmsf_correlations": [0.9, 0.9], "displacements": [moved, moved]}
     slopes = {key: {"value": 0.001, "error": 0.001, "independent": 50.0, "seeds": []} for key in ("rmsd", "rg")}
     side = {"ramachandran": 0.01, "rotamer": 0.05, "within_limits": 0.9, "chi1_distance": 0.1, "chi1_alike": 0.8}
     side |= {"chi1_same": 0.9, "chi1_error": 5.0, "chi1_jumps": 0.01}
     result = {
         "residues": 20,
         "frames": 100,
-        "lags": [1, 20],
-        "lag_ps": [10.0, 200.0],
+        "references": 2,
+        "lag_ps": [100.0, 200.0],
         "reference": {"valid": 1.0, "rmsd_to_start": [0.15, 0.02], "rmsd_block_sd": 0.01, "rg": [1.0, 0.01]},
-        "model": model | {"seeds": [dict(model), dict(model)]},
-        "second": {**model, "rmsf_correlation": 0.95},
+        "model": copy.deepcopy(model) | {"seeds": [dict(model), dict(model)]},
+        "second": copy.deepcopy(model) | {"rmsf_correlation": 0.95},
+        "floor": "ANM 13 Å",
         "networks": {"GNM 7 Å": 0.7, "ANM 13 Å": 0.6},
+        "network_displacements": [{"GNM 7 Å": 0.5, "ANM 13 Å": 0.6} for _ in range(2)],
         "frozen": {"valid": 1.0, "rmsd_to_start": 0.0, "rg": 1.0},
         "slopes": {"frames": 2000, **slopes},
         "side_chains": {"residues": 15, **{kind: dict(side) for kind in ("model", "second", "frozen", "reference")}},
@@ -188,14 +197,14 @@ def protein_figures(**changes) -> dict:
         place = result
         *outer, last = path.split("__")
         for part in outer:
-            place = place[part]
+            place = place[int(part) if part.isdigit() else part]
         place[last] = value
     return result
 
 
 def verdicts(**changes) -> dict[str, bool | None]:
     results = {"good": protein_figures(), "changed": protein_figures(**changes)}
-    lines = criteria.judge(results, figures.means(results), 200)
+    lines = criteria.judge(results, 200)
     text = figures.criteria_table(lines)
     assert len(text.splitlines()) == len(lines) + 2
     assert text.count("**FAIL**") == sum(line["passed"] is False for line in lines)
@@ -204,7 +213,7 @@ def verdicts(**changes) -> dict[str, bool | None]:
 
 def test_everything_passes_when_everything_is_right():
     found = verdicts()
-    assert len(found) == 11 and set(found.values()) == {True}
+    assert len(found) == 17 and set(found.values()) == {True}
 
 
 @pytest.mark.parametrize(
@@ -212,8 +221,22 @@ def test_everything_passes_when_everything_is_right():
     [
         ("model__valid", 0.975, {"valid over 200 frames, mean"}),
         ("model__valid", 0.96, {"valid over 200 frames, mean", "valid, worst protein"}),
-        ("model__rmsf_correlation", 0.7, {"mean RMSF r beside the second replica's"}),
-        ("networks__GNM 7 Å", 1.2, {"mean RMSF r beside the better elastic network's"}),
+        ("model__rmsf_correlation", 0.7, {"RMSF r, mean", "RMSF r, every protein"}),
+        # a mean does not show one protein that is off
+        ("model__rmsf_correlation", 0.85, {"RMSF r, every protein"}),
+        # the network that fits a protein best is not the floor
+        ("networks__GNM 7 Å", 1.2, set()),
+        ("networks__ANM 13 Å", 0.95, {"RMSF r beside a network's, every protein"}),
+        (
+            "networks__ANM 13 Å",
+            1.3,
+            {"RMSF r beside a network's, mean", "RMSF r beside a network's, every protein"},
+        ),
+        (
+            "model__displacements__0__correlation",
+            0.55,
+            {f"{MOVED}, mean", f"{MOVED}, every protein", f"{MOVED} beside a network's, every protein"},
+        ),
         ("model__rmsf_amplitude", 0.69, {"RMSF amplitude, every protein"}),
         ("model__rmsf_amplitude", 1.31, {"RMSF amplitude, every protein"}),
         ("model__lag_ratios", [1.0, 0.69], {"RMSD against lag, every protein"}),
@@ -230,13 +253,21 @@ def test_each_line_fails_for_its_own_reason(change, value, failing):
 
 
 def test_what_was_not_measured_is_no_pass():
+    # a mean RMSF r is known of one protein, all else of both
     found = verdicts(slopes=None, model__lag_ratios=[], lag_ps=[])
     assert [passed for name, passed in found.items() if name.startswith("slope")] == [None, None]
-    found = verdicts(second=None)
-    assert found["mean RMSF r beside the second replica's"] is None  # the other protein has one
+    assert verdicts(second=None)["RMSF r, mean"] is None  # the other protein has one
+    # too few frames for an RMSF: no verdict on that protein, and none at all where all are such
+    few = {"model__rmsf_correlation": None, "model__rmsf_amplitude": None}
+    few |= {"networks": dict.fromkeys(("GNM 7 Å", "ANM 13 Å"))}
+    found = verdicts(**few)
+    assert found["RMSF r, mean (1 of 2 proteins)"] is True and found["RMSF amplitude, every protein"] is True
+    lines = {x["line"]: x["passed"] for x in criteria.judge({"short": protein_figures(**few)}, 200)}
+    assert lines["RMSF r, every protein"] is None and lines["RMSF amplitude, every protein"] is None
+    assert lines[f"{MOVED}, every protein"] is True
     lag = "RMSD against lag, every protein"
-    assert verdicts(lag_ps=[10.0, 100.0])[lag] is None
-    assert verdicts(lag_ps=[10.0, 100.0], model__lag_ratios=[1.0, 0.6])[lag] is False
+    assert verdicts(lag_ps=[50.0, 100.0])[lag] is None
+    assert verdicts(lag_ps=[50.0, 100.0], model__lag_ratios=[1.0, 0.6])[lag] is False
 
 
 def test_side_chain_agreement():
@@ -274,10 +305,16 @@ def test_side_chains_of_md():
 
 
 def test_lags_and_blocks():
-    assert fidelity.lags_of(10.0, 101) == [1, 2, 5, 10, 20]
-    assert fidelity.lags_of(10.0, 20) == [1, 2, 5, 10]
-    assert fidelity.lags_of(100.0, 11) == [1, 2]
-    assert fidelity.lags_of(20.0, 100) == [1, 5, 10]
+    # as long as MD has ten windows of it, a frame every ps
+    assert fidelity.lags_of(10.0, 1000.0) == [10, 20, 50, 100, 200]
+    assert fidelity.lags_of(10.0, 200.0) == [10, 20, 50, 100]
+    assert fidelity.lags_of(10.0, 109.0) == [10, 20, 50]
+    assert fidelity.lags_of(100.0, 130.0) == [100]
+    assert fidelity.lags_of(20.0, 1000.0) == [20, 100, 200]
+    assert fidelity.lags_of(10.0, 115.0, 2.0) == [10, 20, 50]
+    # ten windows of the longest lag
+    assert fidelity.windows(13, 10.0, [10.0, 100.0]) == 20 and fidelity.windows(100, 10.0, [10.0, 100.0]) == 100
+    assert fidelity.windows(1, 100.0, [100.0]) == 11
     mean, spread = fidelity.block_spread([np.arange(10.0), 10.0 + np.zeros(5)])
     assert mean == pytest.approx((45 + 50) / 15)
     assert spread == pytest.approx(np.std([0.5, 2.5, 4.5, 6.5, 8.5] + [10.0] * 5, ddof=1))
@@ -301,45 +338,67 @@ def test_fidelity_of_md_that_plays_the_model(monkeypatch, tmp_path):
     replicas[1][:150].save_xtc(str(folder / f"{name}_prod_R2_fit.xtc"))
     asked = []
 
-    def played(path, frames, seed, stride, settings):
-        asked.append((frames, seed, stride))
+    def played(path, frames, seeds, stride, settings):
+        asked.append((frames, list(seeds), stride))
         step = int(stride)
-        return replicas[0][step - 1 :: step][:frames]
+        return [replicas[0][step - 1 :: step][:frames] for _ in seeds]
 
-    monkeypatch.setattr(fidelity, "rollout", played)
-    arguments = argparse.Namespace(frames=15, slope=18, seeds=[0, 1], side_chains=True)
+    monkeypatch.setattr(fidelity, "rollouts", played)
+    arguments = argparse.Namespace(frames=15, slope=18, seeds=[0, 1], pool=3, side_chains=True)
     settings = drawing.Drawing("none")
     result = fidelity.measure(folder, 1, 10.0, settings, arguments, both=True)
-    assert asked == [(18, 0, 10.0), (18, 1, 10.0)]
+    # as long as windows of 100 ps need, the one that is only pooled too
+    assert asked == [(20, [0, 1], 10.0), (20, [2], 10.0)]
     assert result["frames"] == 15 and result["lag_ps"] == [10, 20, 50, 100] and result["references"] == 2
+    assert len(result["model"]["seeds"]) == 3 and result["model"]["seeds"][2]["valid"] is None
     # half of the references is the run itself
     second = result["second"]["rmsf_correlation"]
     assert result["model"]["rmsf_correlation"] == pytest.approx((1 + second) / 2)
+    assert result["model"]["rmsf_correlations"] == pytest.approx([1, second])
+    # each replica beside both pooled: one above, one below
+    first, other = result["model"]["rmsf_amplitude"], result["second"]["rmsf_amplitude"]
+    assert min(first, other) < 1 < max(first, other)
+    floor = result["networks"][result["floor"]]
+    assert -1 < floor < 1 and max(result["networks"].values()) >= floor
+    # over 50 ps the model's windows are every tenth of MD's
+    assert result["model"]["displacements"][2]["correlations"][0] > 0.8
     assert result["side_chains"]["model"]["chi1_alike"] == 1
     assert result["slopes"]["frames"] == 18 and len(result["slopes"]["rg"]["seeds"]) == 2
     alone = fidelity.measure(folder, 1, 10.0, settings, arguments, both=False)
-    assert alone["model"]["rmsf_amplitude"] == pytest.approx(1) and alone["model"]["lag_ratio"] == pytest.approx(1)
+    assert alone["model"]["rmsf_amplitude"] == pytest.approx(1) and alone["model"]["rmsf_correlations"] == [1]
+    # not one: the model has a tenth of MD's windows
+    assert alone["model"]["lag_ratio"] == pytest.approx(1, abs=0.1)
     # a model that fails at frame 12 has valid frames before it, and no other figures
-    monkeypatch.setattr(fidelity, "rollout", lambda *a: broken(played(*a), 11))
+    monkeypatch.setattr(fidelity, "rollouts", lambda *a: [broken(run, 11) for run in played(*a)])
     lost = fidelity.measure(folder, 1, 10.0, settings, arguments, both=True)
     assert lost["model"]["valid"] == pytest.approx(11 / 15) and np.isnan(lost["model"]["rmsf_amplitude"])
     assert lost["side_chains"] is None and np.isnan(lost["slopes"]["rg"]["value"])
-    judged = criteria.judge({name: lost}, figures.means({name: lost}), 15)
+    judged = criteria.judge({name: lost}, 15)
     assert not any(item["passed"] for item in judged)
-    assert figures.fidelity_table({name: lost}, "GNM 7 Å") and figures.slope_table({name: lost})
-    monkeypatch.setattr(fidelity, "rollout", played)
+    assert figures.fidelity_table({name: lost}) and figures.slope_table({name: lost})
+    assert figures.displacement_table({name: lost}) and "no protein" in figures.summary({name: lost})
+    monkeypatch.setattr(fidelity, "rollouts", played)
+
+    # at 50 ps there are three frames: no RMSF, but displacements over 50 and 100 ps
+    short = fidelity.measure(folder, 1, 50.0, settings, arguments, both=True)
+    assert short["frames"] == 3 and np.isnan(short["model"]["rmsf_correlation"]) and short["lag_ps"] == [50, 100]
+    assert short["model"]["displacements"][1]["correlation"] > 0.5
+    row = line(figures.fidelity_table({name: short}), "**STAR-MD**")
+    assert row[3:5] == ["-", "-"] and "-" not in row[5:7]
 
     # MD's own RMSD to start comes from all frames of the time compared, not from those at the stride
     start = mdtraj.load(str(folder / f"{name}.pdb"))
     alphas = start.topology.select("name CA")
     every = fidelity.rmsd(replicas[0].xyz[:150, alphas], start.xyz[0, alphas])
+    page = tmp_path / "page.md"
     assert alone["reference"]["rmsd_to_start"][0] == pytest.approx(every.mean(), abs=1e-6)
     json.dumps(result, allow_nan=True)
 
     # the whole command, at a stride of its own
     command = ["fidelity.py", name, "--data", str(tmp_path), "--stride", "5", "--frames", "10", "--seeds", "0"]
-    monkeypatch.setattr("sys.argv", [*command, "--json", str(tmp_path / "out.json")])
+    monkeypatch.setattr("sys.argv", [*command, "--json", str(tmp_path / "out.json"), "--markdown", str(page)])
     fidelity.main()
+    assert "<!-- results:fidelity-5ps -->" in page.read_text() and "What was demanded" in page.read_text()
     written = json.loads((tmp_path / "out.json").read_text())
     assert written["settings"]["stride"] == 5 and len(written["settings"]["weights_sha256"]) == 64
     verdicts = {item["line"]: item["passed"] for item in written["criteria"]}
@@ -362,6 +421,13 @@ def test_rollouts_are_kept_and_taken_from_the_store(monkeypatch, tmp_path):
     assert lost.n_frames == 2 and np.isnan(lost.xyz).all()
     monkeypatch.setattr(drawing.StarMDSimulation, "step", lambda *_: pytest.fail("drawn again"))
     assert np.array_equal(drawing.rollout(path, 2, 0, 10.0, settings).xyz, first.xyz[:2])
+    # Cα of several seeds are drawn together, each as it is alone, and as a simulation reports it
+    plain = drawing.Drawing(DEFAULT_WEIGHTS, steps=2, store=tmp_path / "ca")
+    together = drawing.rollouts(path, 3, [1, 0], 10.0, plain)
+    alone = drawing.rollout(path, 3, 0, 10.0, replace(plain, store=None))
+    assert together[1].n_atoms == 20 and len(list((tmp_path / "ca").iterdir())) == 2
+    assert np.allclose(together[1].xyz, alone.xyz, atol=1e-4) and not np.allclose(together[0].xyz, alone.xyz, atol=1e-2)
+    assert np.allclose(alone.xyz, first.atom_slice(first.topology.select("name CA")).xyz, atol=1e-4)
     # another seed, stride or number of steps is another rollout
     for other in ((path, 2, 1, 10.0, settings), (path, 2, 0, 5.0, settings)):
         with pytest.raises(pytest.fail.Exception, match="drawn again"):
@@ -400,7 +466,7 @@ def test_throughput_table(tmp_path):
     assert "H100" in text and "| 10.0 % |" in text and text.count("share of bf16 peak") == 1
     assert throughput.peak_of("NVIDIA H100 PCIe") == 756.0 and throughput.peak_of("Voodoo 2") is None
 
-    page = tmp_path / "RESULTS.md"
+    page = tmp_path / "results.md"
     page.write_text("# Results\n\nkept\n")
     throughput.write_block(page, "throughput", "one")
     throughput.write_block(page, "ablation", "two")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from openmm_starmd.analysis.stereochemistry import ROTAMER_LIMIT
-from openmm_starmd.release.figures import CHI1_ALIKE
+from openmm_starmd.release.figures import CHI1_ALIKE, LAG, correlation_of, known
 
 VALID_MEAN, VALID_WORST = 0.99, 0.97
 OF_SECOND = 0.9
@@ -24,15 +24,13 @@ def line(name: str, measured: str, demanded: str, passed: bool | None) -> Line:
     return {"line": name, "measured": measured, "demanded": demanded, "passed": passed}
 
 
-def judge(results: dict[str, dict[str, Any]], summary: dict[str, Any], frames: int) -> list[Line]:
+def judge(results: dict[str, dict[str, Any]], frames: int) -> list[Line]:
     """Verdicts on the results of ``fidelity.measure`` of several proteins at one stride.
 
     Parameters
     ----------
     results : dict of str to dict
         By protein.
-    summary : dict
-        Of :func:`openmm_starmd.release.figures.means`.
     frames : int
         Over which validity was counted.
 
@@ -58,39 +56,67 @@ def judge(results: dict[str, dict[str, Any]], summary: dict[str, Any], frames: i
             valid[worst] >= VALID_WORST,
         ),
     ]
-    own, second = summary["model_rmsf_correlation"], summary["second_rmsf_correlation"]
-    share = (
-        f", {own / second:.2f} of the second replica's {second:.2f}" if second else ", not all have a second replica"
-    )
-    lines.append(
-        line(
-            "mean RMSF r beside the second replica's",
-            f"{own:.2f}{share}",
-            f">= {OF_SECOND:g} of it",
-            own >= OF_SECOND * second if second else None,
-        )
-    )
-    best = summary["best_network"]
-    network = summary["network_rmsf_correlation"][best]
-    lines.append(
-        line(
-            "mean RMSF r beside the better elastic network's",
-            f"{own:.2f}, {best} {network:.2f}",
-            "above it",
-            own > network,
-        )
-    )
-    lines += [_amplitude(models), _lags(results), _away(results)]
+    for key, what in (("rmsf", "RMSF r"), ("displacement", f"r of the displacement over {LAG:g} ps")):
+        lines += _shape(results, key, what)
+    lines += [_amplitude(results), _lags(results), _away(results)]
     lines += [_slope(results, key, label) for key, label in (("rmsd", "RMSD to start"), ("rg", "Rg"))]
     return [*lines, *_side_chains(results)]
 
 
-def _amplitude(models: dict[str, dict[str, Any]]) -> Line:
+def _shape(results: dict[str, dict[str, Any]], key: str, what: str) -> list[Line]:
+    """A profile's r beside the ceiling and beside the elastic network that all proteins share: mean, every protein."""
+    own, ceiling, floor = {}, {}, {}
+    for name, result in results.items():
+        r, second, networks = (correlation_of(result, key, kind) for kind in ("model", "second", "networks"))
+        network = networks.get(result["floor"])
+        # where there is too little MD nothing is lost by the model; where the model has nan, all is
+        if known(network):
+            own[name], ceiling[name], floor[name] = r if known(r) else np.nan, second, network
+    if not own:
+        return [line(f"{what}, every protein", "too little MD", "above the elastic network's", None)]
+    mean = float(np.mean(list(own.values())))
+    of = f" ({len(own)} of {len(results)} proteins)" if len(own) < len(results) else ""
+    lines = []
+    if all(known(x) for x in ceiling.values()):
+        top = float(np.mean(list(ceiling.values())))
+        under = [name for name in own if not own[name] >= OF_SECOND * ceiling[name]]
+        worst = min(own, key=lambda name: np.nan_to_num(own[name] - ceiling[name], nan=-np.inf))
+        shown = f"{own[worst]:.2f} of {ceiling[worst]:.2f} ({worst})"
+        demanded = f">= {OF_SECOND:g} of the second replica's"
+        lines.append(line(f"{what}, mean{of}", f"{mean:.2f} of {top:.2f}", demanded, mean >= OF_SECOND * top))
+        lines.append(line(f"{what}, every protein{of}", f"farthest: {shown}{_named(under)}", demanded, not under))
+    else:
+        lines.append(line(f"{what}, mean{of}", f"{mean:.2f}, not all have a second replica", "-", None))
+    bottom = float(np.mean(list(floor.values())))
+    label = next(iter(results.values()))["floor"]
+    under = [name for name in own if not own[name] > floor[name]]
+    worst = min(own, key=lambda name: np.nan_to_num(own[name] - floor[name], nan=-np.inf))
+    shown = f"{own[worst]:.2f} against {floor[worst]:.2f} ({worst})"
+    demanded = f"above that of the elastic network {label}"
+    lines.append(
+        line(f"{what} beside a network's, mean{of}", f"{mean:.2f} against {bottom:.2f}", demanded, mean > bottom)
+    )
+    shown = f"farthest: {shown}{_named(under)}"
+    lines.append(line(f"{what} beside a network's, every protein{of}", shown, demanded, not under))
+    return lines
+
+
+def _amplitude(results: dict[str, dict[str, Any]]) -> Line:
     low, high = AMPLITUDE
-    values = {name: model["rmsf_amplitude"] for name, model in models.items()}
-    outside = [name for name, value in values.items() if not low <= value <= high]
-    shown = f"{min(values.values()):.2f} to {max(values.values()):.2f}"
-    return line("RMSF amplitude, every protein", shown + _named(outside), f"{low:g} to {high:g} of MD's", not outside)
+    name, demanded = "RMSF amplitude, every protein", f"{low:g} to {high:g} of MD's"
+    values = {
+        protein: result["model"]["rmsf_amplitude"]
+        for protein, result in results.items()
+        if known(result["networks"][result["floor"]])
+    }
+    if not values:
+        return line(name, "too little MD", demanded, None)
+    outside = [protein for protein, value in values.items() if not (known(value) and low <= value <= high)]
+    there = [value for value in values.values() if known(value)]
+    shown = f"{min(there):.2f} to {max(there):.2f}" if there else "not finite"
+    if len(values) < len(results):
+        shown += f" ({len(values)} of {len(results)} proteins)"
+    return line(name, shown + _named(outside), demanded, not outside)
 
 
 def _lags(results: dict[str, dict[str, Any]]) -> Line:

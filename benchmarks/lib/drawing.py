@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,8 @@ from openmm_starmd import StarMDSimulation
 from openmm_starmd.analysis.validity import alpha_carbons
 from openmm_starmd.files.writing import replacing
 from openmm_starmd.model.weights import Weights, load_weights
+from openmm_starmd.protein.protein import Protein
+from openmm_starmd.rollout import make_rollout
 
 HELD_OUT = ("1l2y_A", "2op7_A", "2k28_A", "6okd_A", "6mrr_A")
 """Proteins of benchmarks/data that no released weights were trained on."""
@@ -105,63 +108,144 @@ def _weights(weights: str) -> Weights:
 
 
 def rollout(path: Path, frames: int, seed: int, stride: float, drawing: Drawing) -> mdtraj.Trajectory:
-    """Frames drawn from the structure in `path`.
+    """:func:`rollouts` of one seed."""
+    return rollouts(path, frames, [seed], stride, drawing)[0]
+
+
+def rollouts(path: Path, frames: int, seeds: Sequence[int], stride: float, drawing: Drawing) -> list[mdtraj.Trajectory]:
+    """Frames drawn from the structure in `path`, a trajectory per seed.
 
     Parameters
     ----------
     path : Path
         PDB file.
     frames : int
-    seed : int
+    seeds : sequence of int
+        Those that the store lacks are drawn together, as replicas of one batch, where Cα alone are wanted: each
+        replica's numbers are those it has alone, but for rounding.
     stride : float
         ps.
     drawing : Drawing
 
     Returns
     -------
-    mdtraj.Trajectory
-        Of as many frames, the start not among them; nan from where the model fails to draw a frame.
+    list of mdtraj.Trajectory
+        Each of as many frames, the start not among them; nan from where the model fails to draw a frame.
     """
     weights = _weights(drawing.weights)
     steps = drawing.steps or weights.config.steps
-    kept = None
-    if drawing.store is not None:
-        key = hashlib.sha256(weights.path.read_bytes() + repr(weights.config).encode() + path.read_bytes())
-        key.update(repr((stride, seed, steps, drawing.heavy)).encode())
-        kept = drawing.store / f"{path.stem}-{stride:g}ps-seed{seed}-{key.hexdigest()[:12]}.npz"
     pdb = PDBFile(str(path))
-    config = replace(weights.config, torsions_trained=drawing.heavy)
-    simulation = StarMDSimulation(
+    places = {seed: _place(path, seed, stride, steps, weights, drawing) for seed in seeds}
+    found = {seed: _stored(place, frames) for seed, place in places.items()}
+    missing = [seed for seed in places if found[seed] is None]
+    if drawing.heavy:
+        topology = _simulation(pdb, 0, stride, steps, weights, drawing).topology
+        for seed in missing:
+            found[seed] = _simulated(pdb, path.stem, frames, seed, stride, steps, weights, drawing)
+            _store(places[seed], found[seed])
+    else:
+        protein = Protein.from_openmm(pdb.topology, pdb.positions)
+        topology = protein.frame_topology("ca")
+        for seed, xyz in _replicas(protein, path.stem, frames, missing, stride, steps, weights, drawing).items():
+            found[seed] = xyz
+            _store(places[seed], xyz)
+    shown = mdtraj.Topology.from_openmm(topology)
+    return [_timed(found[seed], shown, stride) for seed in seeds]
+
+
+def _place(path: Path, seed: int, stride: float, steps: int, weights: Weights, drawing: Drawing) -> Path | None:
+    """Where a rollout is kept; None without a store."""
+    if drawing.store is None:
+        return None
+    key = hashlib.sha256(weights.path.read_bytes() + repr(weights.config).encode() + path.read_bytes())
+    key.update(repr((stride, seed, steps, drawing.heavy)).encode())
+    return drawing.store / f"{path.stem}-{stride:g}ps-seed{seed}-{key.hexdigest()[:12]}.npz"
+
+
+def _stored(place: Path | None, frames: int) -> np.ndarray | None:
+    """The first frames of a stored rollout; None if there are not so many."""
+    if place is None or not place.exists():
+        return None
+    with np.load(place) as stored:
+        xyz = stored["xyz"]
+    return xyz[:frames] if len(xyz) >= frames else None
+
+
+def _store(place: Path | None, xyz: np.ndarray) -> None:
+    if place is not None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(place) as temporary:
+            np.savez(temporary, xyz=xyz)
+
+
+def _replicas(
+    protein: Protein,
+    name: str,
+    frames: int,
+    seeds: Sequence[int],
+    stride: float,
+    steps: int,
+    weights: Weights,
+    drawing: Drawing,
+) -> dict[int, np.ndarray]:
+    """Cα of rollouts by seed, [frames, N, 3] in nm, drawn as one batch."""
+    if not seeds:
+        return {}
+    batch = make_rollout(protein, weights, stride=stride, seed=list(seeds), device=drawing.device, steps=steps)
+    xyz = np.full((len(seeds), frames, protein.length, 3), np.nan, dtype=np.float32)
+    for frame in range(frames):
+        try:
+            xyz[:, frame] = batch.step().backbone[:, :, 1].numpy()
+        except RuntimeError as error:
+            # poor weights may lead where nothing is finite; which replica it was shows when each is drawn alone
+            print(f"{name}, seeds {list(seeds)}, frame {frame + 1}: {error}", file=sys.stderr, flush=True)
+            if len(seeds) == 1:
+                break
+            alone = [_replicas(protein, name, frames, [seed], stride, steps, weights, drawing) for seed in seeds]
+            return {seed: drawn for one in alone for seed, drawn in one.items()}
+    return dict(zip(seeds, xyz, strict=True))
+
+
+def _simulation(
+    pdb: PDBFile, seed: int, stride: float, steps: int, weights: Weights, drawing: Drawing
+) -> StarMDSimulation:
+    """A simulation that draws side chains, whatever the weights say of them."""
+    drawn = replace(weights, config=replace(weights.config, torsions_trained=True))
+    return StarMDSimulation(
         pdb.topology,
         pdb.positions,
         stride=stride,
         seed=seed,
-        weights=replace(weights, config=config),
+        weights=drawn,
         steps=steps,
-        atoms="heavy" if drawing.heavy else "ca",
+        atoms="heavy",
         device=drawing.device,
     )
-    topology = mdtraj.Topology.from_openmm(simulation.topology)
-    if kept is not None and kept.exists():
-        with np.load(kept) as stored:
-            xyz = stored["xyz"]
-        if len(xyz) >= frames:
-            return _timed(xyz[:frames], topology, stride)
+
+
+def _simulated(
+    pdb: PDBFile,
+    name: str,
+    frames: int,
+    seed: int,
+    stride: float,
+    steps: int,
+    weights: Weights,
+    drawing: Drawing,
+) -> np.ndarray:
+    """Heavy atoms of a rollout, [frames, atoms, 3] in nm."""
+    simulation = _simulation(pdb, seed, stride, steps, weights, drawing)
     recorder = Recorder()
     simulation.reporters.append(recorder)
-    xyz = np.full((frames, topology.n_atoms, 3), np.nan, dtype=np.float32)
+    xyz = np.full((frames, simulation.topology.getNumAtoms(), 3), np.nan, dtype=np.float32)
     try:
         simulation.step(frames)
     except RuntimeError as error:
         # poor weights may lead where nothing is finite
-        print(f"{path.stem}, seed {seed}, frame {len(recorder.frames) + 1}: {error}", file=sys.stderr, flush=True)
+        print(f"{name}, seed {seed}, frame {len(recorder.frames) + 1}: {error}", file=sys.stderr, flush=True)
     if recorder.frames:
         xyz[: len(recorder.frames)] = recorder.frames
-    if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(kept) as temporary:
-            np.savez(temporary, xyz=xyz)
-    return _timed(xyz, topology, stride)
+    return xyz
 
 
 def _timed(xyz: np.ndarray, topology: mdtraj.Topology, stride: float) -> mdtraj.Trajectory:

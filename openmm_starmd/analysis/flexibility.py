@@ -7,6 +7,7 @@ worked through in chunks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import mdtraj
 import numpy as np
@@ -19,6 +20,8 @@ Array = NDArray[np.float64]
 
 CONTACT = 0.8  # nm between Cα
 CONTACT_SEPARATION = 3  # residues along the chain
+FEWEST = 10
+"""Frames, or windows of a lag, below which a profile over residues is noise and no figure of it is given."""
 
 # Frames per chunk are chosen so that one array of distances stays below this many numbers (64 MB).
 _CHUNK = 8_000_000
@@ -104,6 +107,93 @@ def rmsd_against_lag(frames: NDArray[np.floating], lags: Sequence[int]) -> Array
         if not 1 <= lag < len(frames):
             raise ValueError(f"lag {lag} does not fit {len(frames)} frames: choose 1 to {len(frames) - 1}")
     return np.array([rmsd(frames[lag:], frames[:-lag]).mean() for lag in lags])
+
+
+def displacement(frames: NDArray[np.floating], lag: int) -> Array:
+    """How far each residue moves within a lag, in windows that overlap.
+
+    Parameters
+    ----------
+    frames : ndarray [frames, N, 3]
+        nm.
+    lag : int
+        In frames, at least 1 and less than the number of frames.
+
+    Returns
+    -------
+    ndarray [N]
+        nm: root mean square over all ``frames - lag`` starting frames, each pair superposed (later on earlier).
+
+    Notes
+    -----
+    Where a trajectory is too short for an RMSF at a stride, it still holds many windows of that length: at a lag long
+    beside all motion, this is the square root of 2 times the RMSF.
+    """
+    if not 1 <= lag < len(frames):
+        raise ValueError(f"lag {lag} does not fit {len(frames)} frames: choose 1 to {len(frames) - 1}")
+    earlier, later = np.asarray(frames[:-lag], dtype=np.float64), frames[lag:]
+    total = np.zeros(earlier.shape[1])
+    for begin in range(0, len(earlier), 1000):
+        part = slice(begin, begin + 1000)
+        total += ((superpose(later[part], earlier[part]) - earlier[part]) ** 2).sum((0, -1))
+    return np.sqrt(total / len(earlier))
+
+
+def pooled(profiles: Sequence[NDArray[np.floating]]) -> Array:
+    """One profile [N] of several [N], of runs of one length: root of the mean of squares, residue by residue.
+
+    Squares, because the mean square fluctuation of many runs, each about its own mean, is what a single run's estimates
+    without bias; the mean of the roots is smaller.
+    """
+    return np.sqrt(np.mean(np.square(np.asarray(profiles, dtype=np.float64)), axis=0))
+
+
+class Agreement(NamedTuple):
+    """A profile over residues beside those of one or more reference runs.
+
+    Attributes
+    ----------
+    correlation : float
+        Mean of `correlations`.
+    correlations : tuple of float
+        Pearson r with each reference.
+    amplitude : float
+        Mean of the profile over the mean of the references' pooled profile.
+    """
+
+    correlation: float
+    correlations: tuple[float, ...]
+    amplitude: float
+
+
+def agreement(profile: NDArray[np.floating], references: Sequence[NDArray[np.floating]]) -> Agreement:
+    """A profile [N] beside one or more of reference runs [N]: r with each, amplitude beside all of them pooled."""
+    each = tuple(correlation(profile, reference) for reference in references)
+    return Agreement(float(np.mean(each)), each, amplitude_ratio(profile, pooled(references)))
+
+
+def rmsf_agreement(
+    runs: Sequence[NDArray[np.floating]], references: Sequence[NDArray[np.floating]], fewest: int = FEWEST
+) -> Agreement:
+    """RMSF of runs, pooled, beside that of reference runs.
+
+    Parameters
+    ----------
+    runs, references : sequence of ndarray [frames, N, 3]
+        nm. Runs of one model, each about its own mean structure.
+    fewest : int
+        Frames that each must have.
+
+    Returns
+    -------
+    Agreement
+        nan where there is no run, one has fewer frames, or a run is not finite.
+    """
+    each = [*runs, *references]
+    if not runs or min(map(len, each)) < max(2, fewest) or not all(np.isfinite(x).all() for x in runs):
+        nan = float("nan")
+        return Agreement(nan, (nan,) * len(references), nan)
+    return agreement(pooled([rmsf(run) for run in runs]), [rmsf(reference) for reference in references])
 
 
 def pairwise_rmsd(frames: NDArray[np.floating], others: NDArray[np.floating] | None = None, most: int = 200) -> Array:

@@ -1,10 +1,15 @@
 """Elastic network models of a single structure: the baseline a learned model of motion must beat.
 
-Both give the shape of the RMSF only: its size scales with a spring constant that one structure does not tell, so the
+All give the shape of the RMSF only: its size scales with a spring constant that one structure does not tell, so the
 constant (kT over spring constant) is 1 throughout.
+
+Several networks are in use, each with its cutoff, and which of them fits a protein best is known only once its motion
+is. So a floor is :data:`FLOOR`, one network for all proteins.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
@@ -14,6 +19,25 @@ Array = NDArray[np.float64]
 
 GNM_CUTOFF = 1.0  # nm
 ANM_CUTOFF = 1.5  # nm
+
+SPACING = 0.38
+"""Distance of neighbouring Cα, nm: where a spring of :func:`smooth_hessian` has the constant 1."""
+FALL = 6
+"""Power of the distance with which springs of :func:`smooth_hessian` weaken."""
+NEIGHBOUR, NEXT_BUT_ONE = 10.0, 1.0
+"""Springs of :func:`smooth_hessian` between bonded neighbours, and the least between residues two bonds apart."""
+
+# by name: model and cutoff in nm
+NETWORKS = {
+    "GNM 7 Å": ("gnm", 0.7),
+    "GNM 10 Å": ("gnm", 1.0),
+    "ANM 13 Å": ("anm", 1.3),
+    "ANM 15 Å": ("anm", 1.5),
+    "ANM r⁻⁶": ("smooth", 0.0),
+}
+FLOOR = "ANM r⁻⁶"
+"""The one of :data:`NETWORKS` that all proteins are held against. Chosen on training proteins, by
+``benchmarks/derive/network_choice.py``; ``benchmarks/results/network_choice.json`` has the table."""
 
 
 def gnm_rmsf(alphas: NDArray[np.floating], cutoff: float = GNM_CUTOFF) -> Array:
@@ -64,6 +88,58 @@ def anm_rmsf(alphas: NDArray[np.floating], cutoff: float = ANM_CUTOFF) -> Array:
     return np.sqrt((vectors**2 / values).sum(1).reshape(-1, 3).sum(1))
 
 
+class Modes(NamedTuple):
+    """Modes of non-zero stiffness of an elastic network.
+
+    Attributes
+    ----------
+    values : ndarray [modes]
+        Stiffness, the softest first.
+    vectors : ndarray [N, modes] or [3N, modes]
+    copies : int
+        3 for a Gaussian network, which moves alike along x, y and z; else 1.
+    """
+
+    values: Array
+    vectors: Array
+    copies: int
+
+    def rmsf(self) -> Array:
+        """RMSF [N] in arbitrary units."""
+        squares = (self.vectors**2 / self.values).sum(1)
+        return np.sqrt(squares if self.copies == 3 else squares.reshape(-1, 3).sum(1))
+
+
+def network_modes(alphas: NDArray[np.floating], name: str, bonded: NDArray[np.bool_] | None = None) -> Modes:
+    """Modes of one of :data:`NETWORKS`.
+
+    Parameters
+    ----------
+    alphas : ndarray [N, 3]
+        Cα positions, nm.
+    name : str
+        Of :data:`NETWORKS`.
+    bonded : ndarray [N-1], bool, optional
+        Whether each residue is bonded to the next; all are by default.
+
+    Returns
+    -------
+    Modes
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"{name!r} is no elastic network; choose one of {', '.join(NETWORKS)}")
+    kind, cutoff = NETWORKS[name]
+    if kind == "gnm":
+        return Modes(*stiff_modes(kirchhoff(alphas, cutoff), 1), 3)
+    matrix = hessian(alphas, cutoff) if kind == "anm" else smooth_hessian(alphas, bonded)
+    return Modes(*stiff_modes(matrix, 6), 1)
+
+
+def network_rmsf(alphas: NDArray[np.floating], name: str, bonded: NDArray[np.bool_] | None = None) -> Array:
+    """RMSF [N] in arbitrary units by one of :data:`NETWORKS`; arguments as for :func:`network_modes`."""
+    return network_modes(alphas, name, bonded).rmsf()
+
+
 def kirchhoff(alphas: NDArray[np.floating], cutoff: float) -> Array:
     """Connectivity matrix [N, N] of the Gaussian network of Cα positions [N, 3] in nm."""
     distances = np.linalg.norm(alphas[:, None] - alphas[None], axis=-1)
@@ -75,13 +151,58 @@ def kirchhoff(alphas: NDArray[np.floating], cutoff: float) -> Array:
 
 def hessian(alphas: NDArray[np.floating], cutoff: float) -> Array:
     """Second derivatives [3N, 3N] of the anisotropic network of Cα positions [N, 3] in nm, springs of 1."""
+    return _second_derivatives(alphas, (_distances(alphas) < cutoff).astype(np.float64))
+
+
+def smooth_hessian(alphas: NDArray[np.floating], bonded: NDArray[np.bool_] | None = None) -> Array:
+    """Second derivatives [3N, 3N] of a network of all residues, whose springs weaken with the distance.
+
+    Parameters
+    ----------
+    alphas : ndarray [N, 3]
+        Cα positions, nm.
+    bonded : ndarray [N-1], bool, optional
+        Whether each residue is bonded to the next; all are by default.
+
+    Returns
+    -------
+    ndarray [3N, 3N]
+        Springs (:data:`SPACING` / r)^:data:`FALL`; of bonded neighbours :data:`NEIGHBOUR`, of residues two bonds apart
+        at least :data:`NEXT_BUT_ONE`.
+
+    Notes
+    -----
+    The sixth power, with the chain apart, is that of Hinsen et al. 2000, Chem. Phys. 261, 25 (there fitted to a force
+    field); another without a cutoff is that of Yang, Song and Jernigan 2009, Proc. Natl. Acad. Sci. 106, 12347,
+    with the second power and no chain.
+    """
+    n = len(alphas)
+    bonded = np.ones(max(n - 1, 0), dtype=bool) if bonded is None else np.asarray(bonded, dtype=bool)
+    distances = _distances(alphas)
+    np.fill_diagonal(distances, 1.0)
+    springs = (SPACING / distances) ** FALL
+    first = np.flatnonzero(bonded)
+    springs[first, first + 1] = springs[first + 1, first] = NEIGHBOUR
+    second = np.flatnonzero(bonded[:-1] & bonded[1:])
+    springs[second, second + 2] = springs[second + 2, second] = np.maximum(springs[second, second + 2], NEXT_BUT_ONE)
+    return _second_derivatives(alphas, springs)
+
+
+def _distances(alphas: NDArray[np.floating]) -> Array:
+    """Distances [N, N] of positions [N, 3]."""
+    alphas = np.asarray(alphas, dtype=np.float64)
+    return np.linalg.norm(alphas[:, None] - alphas[None], axis=-1)
+
+
+def _second_derivatives(alphas: NDArray[np.floating], springs: Array) -> Array:
+    """Hessian [3N, 3N] of harmonic springs [N, N] at rest between positions [N, 3]; the diagonal counts for nothing."""
     n = len(alphas)
     difference = np.asarray(alphas, dtype=np.float64)[:, None] - alphas[None]  # [N, N, 3]
     square = (difference**2).sum(-1)
-    joined = (square < cutoff**2) & ~np.eye(n, dtype=bool)
-    safe = np.where(joined, square, 1.0)
-    # off-diagonal super-elements are minus the projector on the line between the two residues
-    blocks = -np.where(joined, 1.0 / safe, 0.0)[..., None, None] * difference[..., :, None] * difference[..., None, :]
+    joined = (springs > 0) & ~np.eye(n, dtype=bool)
+    weight = np.where(joined, springs / np.where(joined, square, 1.0), 0.0)
+    # off-diagonal super-elements are minus the spring times the projector on the line between the two residues
+    blocks = -weight[..., None, None] * difference[..., :, None] * difference[..., None, :]
     blocks[np.arange(n), np.arange(n)] = -blocks.sum(1)
     return blocks.transpose(0, 2, 1, 3).reshape(3 * n, 3 * n)
 

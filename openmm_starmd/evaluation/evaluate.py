@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from openmm_starmd.analysis.flexibility import FEWEST, Agreement, correlation, rmsf, rmsf_agreement
 from openmm_starmd.analysis.matching import Match, plan
+from openmm_starmd.analysis.network_models import FLOOR, network_rmsf
 from openmm_starmd.evaluation import floors
 from openmm_starmd.evaluation.metrics import NAN, ReferenceMetrics, Row, Settings
 from openmm_starmd.evaluation.runs import Run
@@ -71,6 +73,9 @@ class Evaluation:
     bonded : ndarray [N-1], bool
     notes : list of str
         What a reader must know beside the numbers.
+    pooled : Agreement or None
+        RMSF of all generated runs pooled, beside all references; None unless there are several of either, all finite
+        and of :data:`~openmm_starmd.analysis.flexibility.FEWEST` frames at least.
     """
 
     rows: list[Row]
@@ -80,6 +85,7 @@ class Evaluation:
     residues: tuple[str, ...]
     bonded: NDArray[np.bool_]
     notes: list[str]
+    pooled: Agreement | None = None
 
     @property
     def columns(self) -> list[Column]:
@@ -107,6 +113,7 @@ class Evaluation:
             "lags": self.lags,
             "residues": "".join(self.residues),
             "notes": self.notes,
+            "pooled": None if self.pooled is None else {k: _plain(v) for k, v in self.pooled._asdict().items()},
             "runs": [
                 {
                     "label": row.label,
@@ -128,7 +135,7 @@ def _plain(value: Any) -> Any:
     """Numbers and arrays as JSON has them."""
     if isinstance(value, np.ndarray):
         return [_plain(v) for v in value.tolist()]
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     if isinstance(value, float) and not np.isfinite(value):
         return None
@@ -179,8 +186,10 @@ def evaluate(references: Sequence[Run], generated: Sequence[Run], settings: Sett
     if settings.networks and how.frames > 2:
         extra += floors.network_runs(reference, settings.seed)
     rows += [metrics.measure(run, run, "floor") for run in extra]
-    notes = _notes(runs, how, metrics)
-    return Evaluation(rows, settings, how, lags, reference.residues, reference.bonded, notes)
+    md, drawn = matched[: len(references)], matched[len(references) :]
+    pooled = _pooled(md, drawn)
+    notes = [*_notes(runs, how, metrics), *_flexibility_notes(md, drawn, pooled, metrics)]
+    return Evaluation(rows, settings, how, lags, reference.residues, reference.bonded, notes, pooled)
 
 
 def choose_lags(frames: int) -> dict[str, list[int]]:
@@ -209,6 +218,51 @@ def _same_residues(first: Run, other: Run) -> None:
             raise ValueError(
                 f"residue {i + 1} is {a} in {first.label} and {b} in {other.label}: they are not of one protein"
             )
+
+
+def _pooled(references: list[Run], generated: list[Run]) -> Agreement | None:
+    """RMSF of all generated runs beside all references, where there are several of either."""
+    if not generated or len(references) + len(generated) < 3:
+        return None
+    if not all(np.isfinite(run.alphas).all() for run in references):
+        return None
+    found = rmsf_agreement([run.alphas for run in generated], [run.alphas for run in references])
+    return found if np.isfinite(found.amplitude) else None
+
+
+def _flexibility_notes(
+    references: list[Run], generated: list[Run], pooled: Agreement | None, metrics: ReferenceMetrics
+) -> list[str]:
+    """What stands beside the RMSF, in sentences: a ceiling, a floor for all proteins, runs pooled."""
+    first, frames = references[0], len(references[0])
+    if frames < FEWEST:
+        return [f"RMSF r and amplitude are not given: of {frames} frames they are noise, {FEWEST} are needed"]
+    said = []
+    if pooled is not None:
+        by_reference = ", ".join(
+            f"{r:.2f} with {run.label}" for r, run in zip(pooled.correlations, references, strict=True)
+        )
+        runs = f"the {len(generated)} generated runs" if len(generated) > 1 else generated[0].label
+        beside = "all references pooled" if len(references) > 1 else first.label
+        said.append(
+            f"RMSF of {runs}, pooled (root mean square; meant for seeds of one model): r {by_reference}"
+            + (f", mean {pooled.correlation:.2f}" if len(references) > 1 else "")
+            + f"; amplitude {pooled.amplitude:.2f} of {beside}"
+        )
+    if len(references) > 1 and np.isfinite(references[1].alphas).all():
+        between = correlation(rmsf(references[1].alphas), metrics.rmsf)
+        said.append(f"ceiling of RMSF r: {between:.2f}, of {references[1].label} with {first.label}")
+    start = first.alphas[0].astype(np.float64)
+    best = floors.best_network(start, metrics.rmsf, first.bonded)
+    floor, highest = (correlation(network_rmsf(start, name, first.bonded), metrics.rmsf) for name in (FLOOR, best))
+    # a reference that does not move has no profile
+    if np.isfinite(floor):
+        said.append(
+            f"floor of RMSF r: {floor:.2f}, of the elastic network {FLOOR} of the first frame, the same for every "
+            f"protein (chosen on training proteins); {highest:.2f} of {best}, the {floors.HINDSIGHT}. The networks' "
+            "rows are random draws of them"
+        )
+    return said
 
 
 def _notes(runs: list[Run], how: Match, metrics: ReferenceMetrics) -> list[str]:

@@ -1,8 +1,10 @@
 """Baselines that a model must beat, the floors: elastic networks of the start structure, sampled as dynamics.
 
-Each mode of the network is an Ornstein-Uhlenbeck process: its variance goes with the inverse of its stiffness, and so
-does its relaxation time (equal friction on all residues). Two numbers are taken from the reference, which flatters the
-floor: the mean square fluctuation, and the RMSD of one frame to the next.
+All proteins have the same network (:data:`~openmm_starmd.analysis.network_models.FLOOR`); the best of several for a
+protein stands beside it as what it is, chosen with hindsight. Each mode of a network is an Ornstein-Uhlenbeck process,
+whose variance goes with the inverse of its stiffness, and so does its relaxation time (equal friction on all residues).
+Two numbers are taken from the reference, which flatters the floor: the mean square fluctuation, and the RMSD of one
+frame to the next.
 """
 
 from __future__ import annotations
@@ -14,29 +16,50 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from openmm_starmd.analysis.flexibility import correlation, rmsd_against_lag, rmsf
-from openmm_starmd.analysis.network_models import anm_rmsf, gnm_rmsf, hessian, kirchhoff, stiff_modes
+from openmm_starmd.analysis.network_models import FLOOR, NETWORKS, network_modes, network_rmsf
 from openmm_starmd.analysis.stereochemistry import of_trace
 from openmm_starmd.analysis.validity import judge
 from openmm_starmd.evaluation.runs import Run
 
 Array = NDArray[np.float64]
 
-# cutoffs in nm
-NETWORKS = {"GNM 7 Å": 0.7, "GNM 10 Å": 1.0, "ANM 13 Å": 1.3, "ANM 15 Å": 1.5}
+HINDSIGHT = f"best of {len(NETWORKS)} with hindsight"
 
 
-def best_network(alphas: NDArray[np.floating], fluctuation: NDArray[np.floating]) -> str:
-    """Which of :data:`NETWORKS` of a structure [N, 3] correlates best with an RMSF [N]."""
+def best_network(
+    alphas: NDArray[np.floating], fluctuation: NDArray[np.floating], bonded: NDArray[np.bool_] | None = None
+) -> str:
+    """Which of :data:`~openmm_starmd.analysis.network_models.NETWORKS` of a structure correlates best with an RMSF.
+
+    Parameters
+    ----------
+    alphas : ndarray [N, 3]
+        nm.
+    fluctuation : ndarray [N]
+        What the best one is picked with: a figure of it knows the answer.
+    bonded : ndarray [N-1], bool, optional
+        Whether each residue is bonded to the next; all are by default.
+
+    Returns
+    -------
+    str
+    """
 
     def agreement(name: str) -> float:
-        model = gnm_rmsf if name.startswith("GNM") else anm_rmsf
-        return float(np.nan_to_num(correlation(model(alphas, NETWORKS[name]), fluctuation), nan=-1.0))
+        return float(np.nan_to_num(correlation(network_rmsf(alphas, name, bonded), fluctuation), nan=-1.0))
 
     return max(NETWORKS, key=agreement)
 
 
 def sample_network(
-    alphas: NDArray[np.floating], name: str, frames: int, *, square: float, step: float, seed: int = 0
+    alphas: NDArray[np.floating],
+    name: str,
+    frames: int,
+    *,
+    square: float,
+    step: float,
+    seed: int = 0,
+    bonded: NDArray[np.bool_] | None = None,
 ) -> Array:
     """Draw a trajectory of an elastic network.
 
@@ -45,13 +68,15 @@ def sample_network(
     alphas : ndarray [N, 3]
         Start structure, which is frame 0, nm.
     name : str
-        Of :data:`NETWORKS`.
+        Of :data:`~openmm_starmd.analysis.network_models.NETWORKS`.
     frames : int
     square : float
         Mean square fluctuation of a residue, nm^2.
     step : float
         RMSD of one frame to the next, nm.
     seed : int
+    bonded : ndarray [N-1], bool, optional
+        Whether each residue is bonded to the next; all are by default.
 
     Returns
     -------
@@ -59,10 +84,7 @@ def sample_network(
         nm.
     """
     n = len(alphas)
-    gaussian = name.startswith("GNM")
-    matrix = kirchhoff(alphas, NETWORKS[name]) if gaussian else hessian(alphas, NETWORKS[name])
-    values, vectors = stiff_modes(matrix, 1 if gaussian else 6)
-    copies = 3 if gaussian else 1  # a Gaussian network moves alike along x, y and z
+    values, vectors, copies = network_modes(alphas, name, bonded)
     variances = square * n / (copies * (1 / values).sum()) / values
 
     def excess(log_rate: float) -> float:
@@ -84,26 +106,36 @@ def sample_network(
     return result
 
 
-def network_runs(reference: Run, seed: int = 0) -> list[Run]:
-    """The best elastic network of the reference's first frame, as a run of as many frames.
+def network_runs(reference: Run, seed: int = 0, hindsight: bool = True) -> list[Run]:
+    """Elastic networks of the reference's first frame, as runs of as many frames.
 
     Parameters
     ----------
     reference : Run
     seed : int
+    hindsight : bool
+        Also the one that fits the reference's RMSF best, where that is another.
 
     Returns
     -------
     list of Run
-        One; none if the reference does not move.
+        The same network for every protein, then the best; none if the reference does not move.
     """
     start, fluctuation = reference.alphas[0].astype(np.float64), rmsf(reference.alphas)
     step = float(rmsd_against_lag(reference.alphas, [1])[0])
     if step < 1e-6:
         return []
-    name = best_network(start, fluctuation)
-    square = float((fluctuation**2).mean())
-    alphas = sample_network(start, name, len(reference), square=square, step=step, seed=seed).astype(np.float32)
-    valid = judge(alphas, reference.bonded).valid
-    label = f"{name}, best of {len(NETWORKS)} networks"
-    return [replace(reference, label=label, alphas=alphas, valid=valid, atoms=of_trace(len(alphas)), codes=None)]
+    labels = {FLOOR: f"elastic network {FLOOR}"}
+    best = best_network(start, fluctuation, reference.bonded)
+    if hindsight and best != FLOOR:
+        labels[best] = f"elastic network {best}, {HINDSIGHT}"
+    runs = []
+    for name, label in labels.items():
+        square = float((fluctuation**2).mean())
+        alphas = sample_network(
+            start, name, len(reference), square=square, step=step, seed=seed, bonded=reference.bonded
+        ).astype(np.float32)
+        valid = judge(alphas, reference.bonded).valid
+        trace = of_trace(len(alphas))
+        runs.append(replace(reference, label=label, alphas=alphas, valid=valid, atoms=trace, codes=None))
+    return runs

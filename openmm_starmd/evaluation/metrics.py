@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from openmm_starmd.analysis import coverage as cover
 from openmm_starmd.analysis import dynamics
 from openmm_starmd.analysis.flexibility import (
-    amplitude_ratio,
+    FEWEST,
+    agreement,
     contact_probabilities,
-    correlation,
     pairwise_rmsd,
     persistence,
     radius_of_gyration,
@@ -43,7 +43,7 @@ class Settings:
     frames : int, optional
         Upper bound on the matched frames.
     networks : bool
-        Sample elastic networks as a second floor.
+        Sample elastic networks as further floors.
     seed : int
         Of k-means and the elastic networks.
     """
@@ -144,14 +144,16 @@ class ReferenceMetrics:
     def _flexibility(self, run: Run, row: Row) -> None:
         """RMSF, contacts, size and secondary structure."""
         fluctuation, contacts = rmsf(run.alphas), contact_probabilities(run.alphas)
+        # of fewer frames an RMSF is noise
+        beside = agreement(fluctuation, [self.rmsf]) if len(run) >= FEWEST else None
         size, away = radius_of_gyration(run.alphas), rmsd(run.alphas, self.start)
         known = np.isfinite(contacts) & ((contacts > 0) | (self.contacts > 0))
         row.curves |= {"rmsf": fluctuation, "contacts": contacts, "rg": size, "rmsd": away}
         picked = run.alphas[np.unique(np.linspace(0, len(run) - 1, 24).round().astype(int))]
         row.curves["snapshots"] = picked
         row.figures |= {
-            "rmsf_correlation": correlation(fluctuation, self.rmsf),
-            "rmsf_amplitude": amplitude_ratio(fluctuation, self.rmsf),
+            "rmsf_correlation": beside.correlation if beside else NAN,
+            "rmsf_amplitude": beside.amplitude if beside else NAN,
             "contact_error": float(np.abs(contacts - self.contacts)[known].mean()) if known.any() else NAN,
             "rg": float(size.mean()),
             "rg_spread": float(size.std()),

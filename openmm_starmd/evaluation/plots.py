@@ -17,7 +17,7 @@ _COLORS = {
     "reference": ["#D55E00"],
     "replica": ["#E69F00", "#F0E442"],
     "generated": ["#0072B2", "#009E73", "#56B4E9", "#CC79A7"],
-    "floor": ["#555555", "#AAAAAA"],
+    "floor": ["#555555", "#888888", "#BBBBBB"],
 }
 _FLOOR = 6.0  # kT: what is rarer is not told from what is empty
 

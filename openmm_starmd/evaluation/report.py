@@ -34,7 +34,8 @@ SECTIONS = (
     Section(
         "Flexibility and memory",
         plots.profiles,
-        "Dashed: floors (a frozen structure, an elastic network scaled to the reference's own amplitude).",
+        "Dashed: floors (a frozen structure, elastic networks scaled to the reference's own amplitude; which of these "
+        "fits best is known with hindsight only). Under 10 frames an RMSF is mostly noise.",
     ),
     Section("Validity over time", plots.validity, "All frames of each run, in blocks."),
     Section(

@@ -21,7 +21,15 @@ from safetensors import safe_open
 from openmm_starmd.files.writing import write_text
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.release.checks import CARD, TRAINING
-from openmm_starmd.release.figures import criteria_table, fidelity_table, means, side_chain_table, slope_table, spans
+from openmm_starmd.release.figures import (
+    criteria_table,
+    displacement_table,
+    fidelity_table,
+    side_chain_table,
+    slope_table,
+    spans,
+    summary,
+)
 
 TEMPLATE = Path(__file__).with_name("model_card.template.md")
 RESULTS = Path("benchmarks/results")
@@ -46,24 +54,15 @@ def stride_of(content: dict[str, Any]) -> float:
     return float(content["settings"]["stride"])
 
 
-def mean_line(results: dict[str, Any]) -> str:
-    """One sentence over all proteins."""
-    summary = means(results["proteins"])
-    ceiling = summary["second_rmsf_correlation"]
-    networks = ", ".join(f"{label} {value:.2f}" for label, value in summary["network_rmsf_correlation"].items())
-    compared = spans(results["proteins"], stride_of(results))
-    return (
-        f"{compared}\n\nMean RMSF correlation: STAR-MD {summary['model_rmsf_correlation']:.2f}, second MD replica "
-        f"{'-' if ceiling is None else format(ceiling, '.2f')}, {networks}. Worst single rollout: "
-        f"{100 * summary['worst_valid']:.1f} % valid."
-    )
-
-
 def section(results: dict[str, Any], title: str) -> str:
     """Everything measured at one stride."""
     proteins = results["proteins"]
-    parts = [f"### {title}, {stride_of(results):g} ps", fidelity_table(proteins, results["means"]["best_network"])]
-    parts += [mean_line(results), slope_table(proteins)]
+    stride = stride_of(results)
+    settings = results["settings"]
+    counted = f"Validity over {settings['frames']} frames of {len(settings['seeds'])} seeds."
+    parts = [f"### {title}, {stride:g} ps", counted, fidelity_table(proteins), summary(proteins)]
+    parts.append(spans(proteins, stride))
+    parts += ["Displacement by lag, r / amplitude:", displacement_table(proteins), slope_table(proteins)]
     beside = side_chain_table(proteins)
     if beside:
         parts += ["Side chains as the network draws them, beside MD's:", beside]
@@ -130,7 +129,7 @@ def side_chains_note(config: ModelConfig, held_out: list[dict[str, Any]]) -> str
 
 def ablation_text(path: Path) -> str:
     """What the ablation concluded, or where to look."""
-    page = "`benchmarks/RESULTS.md` has what each change of data and training gave."
+    page = "`docs/results.md` has what each change of data and training gave."
     if not path.exists():
         return page
     content = read(path)
@@ -181,7 +180,6 @@ def render(folder: Path, results: Path, note: str = "") -> str:
     designs = sum(p["name"].startswith("EEHEE") for p in proteins)
     strides = " and ".join(f"{stride_of(content):g}" for content in held_out)
     parent = recipe.get("start_from")
-    first = held_out[0]["settings"]
     return TEMPLATE.read_text().format(
         name=config.name,
         form="an anchored, low-noise STAR-MD network" if config.anchored else "a STAR-MD network in the paper's form",
@@ -205,8 +203,6 @@ def render(folder: Path, results: Path, note: str = "") -> str:
         held_out=", ".join(held_out[0]["proteins"]),
         recipe=" ".join([describe(recipe), *listing.get("notes", []), note]).strip(),
         proteins="\n".join(rows),
-        seeds=len(first["seeds"]),
-        frames=first["frames"],
         held_out_sections="\n\n".join(section(content, "Held-out proteins") for content in held_out),
         training_sections="\n\n".join(
             section(content, "Proteins of the training set, against replicas not trained on") for content in training

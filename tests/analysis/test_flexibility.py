@@ -65,5 +65,52 @@ def test_rmsd_against_lag_of_a_random_walk_grows_as_a_root():
         flexibility.rmsd_against_lag(frames, [400])
 
 
+def test_displacement_of_a_constructed_trajectory():
+    # one residue of many jumps by 0.3 nm every second frame; superposing spreads 1/N of it over the others
+    trace, n = helix(60), 60
+    frames = np.repeat(trace[None], 9, axis=0)
+    frames[1::2, 30, 2] += 0.3
+    frames = np.stack([f @ Rotation.random(random_state=k).as_matrix() + k for k, f in enumerate(frames)])
+    at_one, at_two = flexibility.displacement(frames, 1), flexibility.displacement(frames, 2)
+    assert at_one[30] == pytest.approx(0.3, abs=0.3 * 4 / n) and np.delete(at_one, 30).max() < 0.3 * 4 / n
+    np.testing.assert_allclose(at_two, 0, atol=1e-9)
+    # the size over residues is RMSD at the lag, whatever the window
+    assert np.sqrt((at_one**2).mean()) == pytest.approx(flexibility.rmsd_against_lag(frames, [1])[0])
+    for lag in (0, 9):
+        with pytest.raises(ValueError, match=f"lag {lag} does not fit 9 frames"):
+            flexibility.displacement(frames, lag)
+
+
+def test_displacement_at_a_long_lag_is_root_two_of_rmsf():
+    widths = np.linspace(0.01, 0.05, 60)
+    frames = helix(60) + np.random.default_rng(2).normal(size=(3000, 60, 3)) * widths[:, None]
+    found = flexibility.displacement(frames, 7)
+    np.testing.assert_allclose(found, np.sqrt(2) * flexibility.rmsf(frames), rtol=0.05)
+
+
+def test_runs_are_pooled_by_squares_about_their_own_means():
+    np.testing.assert_allclose(flexibility.pooled([np.array([3.0, 0.0]), np.array([1.0, 2.0])]), np.sqrt([5, 2]))
+    widths = np.linspace(0.01, 0.05, 40)
+    generator = np.random.default_rng(5)
+
+    def run(frames: int, shift: float = 0.0) -> np.ndarray:
+        """Noise of the given widths about a structure of its own."""
+        start = helix(40) + shift * np.random.default_rng(int(10 * shift)).normal(size=(40, 3))
+        return start + generator.normal(size=(frames, 40, 3)) * widths[:, None]
+
+    references = [run(400), run(400, 0.2)]
+    single = flexibility.rmsf_agreement([run(10)], references)
+    many = flexibility.rmsf_agreement([run(10, i / 10) for i in range(16)], references)
+    assert many.correlation > 0.97 > single.correlation and many.correlation == pytest.approx(
+        np.mean(many.correlations)
+    )
+    # ten frames about their own mean have 9/10 of the variance
+    assert many.amplitude == pytest.approx(np.sqrt(0.9), abs=0.03)
+    # of fewer frames nothing is said, nor of what is not finite
+    for runs, others in (([run(9)], references), ([run(20)], [run(9)]), ([np.full((20, 40, 3), np.nan)], references)):
+        found = flexibility.rmsf_agreement(runs, others)
+        assert np.isnan(found.correlation) and np.isnan(found.amplitude) and np.isnan(found.correlations).all()
+
+
 def test_correlation_of_a_flat_profile_is_nan():
     assert np.isnan(flexibility.correlation(np.zeros(5), np.arange(5)))

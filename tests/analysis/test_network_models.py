@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from benchmarks.derive import network_choice
+from benchmarks.lib.paths import BENCHMARKS
 from openmm_starmd.analysis import network_models
 from tests.traces import helix
 
@@ -23,6 +27,49 @@ def test_gnm_of_three_in_a_row_is_the_textbook_answer():
     # Γ = [[1, -1, 0], [-1, 2, -1], [0, -1, 1]]; its pseudo-inverse has the diagonal (5, 2, 5) / 9
     trace = np.array([[0.0, 0, 0], [0.6, 0, 0], [1.2, 0, 0]])
     np.testing.assert_allclose(network_models.gnm_rmsf(trace, 0.7) ** 2, np.array([5, 2, 5]) / 9, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", list(network_models.NETWORKS))
+def test_every_network_loosens_the_ends_and_ignores_pose(name):
+    trace = helix(30)
+    found = network_models.network_rmsf(trace, name)
+    assert np.isfinite(found).all() and found[0] > found[15] < found[-1]
+    moved = trace @ Rotation.random(random_state=0).as_matrix() + 5
+    np.testing.assert_allclose(found, network_models.network_rmsf(moved, name), rtol=1e-6)
+
+
+def test_names_stand_for_the_published_models():
+    trace = helix(20)
+    np.testing.assert_allclose(network_models.network_rmsf(trace, "GNM 7 Å"), network_models.gnm_rmsf(trace, 0.7))
+    np.testing.assert_allclose(network_models.network_rmsf(trace, "ANM 15 Å"), network_models.anm_rmsf(trace, 1.5))
+    with pytest.raises(ValueError, match="'GNM 9 Å' is no elastic network; choose one of GNM 7 Å"):
+        network_models.network_rmsf(trace, "GNM 9 Å")
+
+
+def test_springs_of_the_smooth_network():
+    # along x a pair's block has one entry, minus its spring
+    trace = np.array([[0.0, 0, 0], [0.38, 0, 0], [0.76, 0, 0], [1.14, 0, 0]])
+    matrix = network_models.smooth_hessian(trace)
+    springs = -matrix[::3, ::3]
+    assert springs[0, 1] == springs[2, 3] == 10 and springs[0, 2] == pytest.approx(1) == springs[1, 3]
+    assert springs[0, 3] == pytest.approx(3.0**-6)
+    np.testing.assert_allclose(matrix.sum(0), 0, atol=1e-12)
+    assert np.abs(matrix[1::3]).max() == 0
+    # a break of the chain leaves the distance alone
+    broken = -network_models.smooth_hessian(trace, np.array([True, False, True]))[::3, ::3]
+    assert broken[1, 2] == pytest.approx(1) and broken[0, 2] == pytest.approx(2.0**-6) and broken[0, 1] == 10
+
+
+def test_the_floor_is_the_network_that_was_chosen():
+    stored = json.loads((BENCHMARKS / "results" / "network_choice.json").read_text())
+    assert network_models.FLOOR == stored["chosen"] == max(stored["means"], key=lambda name: stored["means"][name])
+    assert not set(stored["proteins"]) & network_choice.left_out(BENCHMARKS / "data") and len(stored["proteins"]) >= 10
+    # the choice follows from the table
+    assert network_choice.choose(stored["proteins"])[0] == stored["chosen"]
+    folder = BENCHMARKS / "data" / "training" / "2wqg_A"
+    found = network_choice.measure(folder)
+    for name, value in found["correlation"].items():
+        assert stored["proteins"]["2wqg_A"]["correlation"][name] == pytest.approx(value, abs=1e-6)
 
 
 def test_anm_has_exactly_six_zero_modes():

@@ -39,7 +39,13 @@ def test_evaluation_of_identical_shuffled_and_frozen_runs():
     assert mixed["vamp2_gap"] > 0.5 and mixed["transitions"] > 2 * same["transitions"]
     assert frozen["rmsf_amplitude"] == pytest.approx(0, abs=1e-4) and frozen["recall"] < 0.1
     assert frozen["lag_error"] == pytest.approx(1, abs=1e-3)
-    assert any("networks" in label for label in rows)
+    assert any(label.startswith("elastic network") for label in rows)
+    # both generated runs are the reference, shuffled or not
+    assert outcome.pooled.correlations[0] == pytest.approx(1) and outcome.pooled.correlation < 1
+    assert rows["second"].figures["rmsf_correlation"] == pytest.approx(outcome.pooled.correlations[1])
+    said = " ".join(outcome.notes)
+    assert "RMSF of the 2 generated runs, pooled" in said and "with MD, " in said and "ceiling of RMSF r" in said
+    assert "floor of RMSF r" in said and "with hindsight" in said
     table = outcome.table()
     assert "10 bins" in table and "base 2" in table and "square root" in table and "second 300 x 10 ps" in table
 
@@ -53,6 +59,18 @@ def test_json_is_plain_and_replaced_in_one_move(tmp_path):
     assert read["settings"]["bins"] == 7 and read["runs"][1]["figures"]["jsd"] == 0
     assert read["runs"][-1]["figures"]["rmsf_correlation"] is None and read["matched"]["span"] == 590
     assert [p.name for p in tmp_path.iterdir()] == ["evaluation.json"]
+
+
+def test_no_rmsf_of_fewer_than_ten_frames():
+    pytest.importorskip("deeptime")
+    run = run_of(moving(9), "MD")
+    outcome = evaluate([run], [replace(run, label="same"), replace(run, label="again")])
+    assert np.isnan(outcome.rows[1].figures["rmsf_correlation"]) and np.isnan(outcome.rows[1].figures["rmsf_amplitude"])
+    assert "RMSF r" not in outcome.table().splitlines()[0] and outcome.pooled is None
+    assert "RMSF r and amplitude are not given: of 9 frames they are noise, 10 are needed" in outcome.notes
+    assert outcome.as_dict()["pooled"] is None
+    run = run_of(moving(10), "MD")
+    assert evaluate([run], [replace(run, label="same")]).rows[1].figures["rmsf_correlation"] == pytest.approx(1)
 
 
 def test_a_run_of_nan_is_counted_as_invalid():
