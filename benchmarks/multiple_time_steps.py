@@ -106,7 +106,7 @@ def measured(series: dict[str, np.ndarray], topology: app.Topology, duration: fl
     """Figures of one run."""
     alphas = [atom.index for atom in topology.atoms() if atom.name == "CA"]
     frames = series["positions"][:, alphas]
-    lags = [round(lag / INTERVAL) for lag in LAGS]
+    lags = [lag for lag in (round(lag / INTERVAL) for lag in LAGS) if lag < len(frames)]
     trajectory = mdtraj.Trajectory(series["positions"], mdtraj.Topology.from_openmm(topology))
     energies = {term: series[term] for term in TERMS}
     energies["potential energy"] = sum(energies.values())
@@ -119,8 +119,8 @@ def measured(series: dict[str, np.ndarray], topology: app.Topology, duration: fl
     }
 
 
-def compared(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """How far `other` is from `one`: differences in percent of the mean and in standard errors, RMSF, speed."""
+def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """How far the means of `other` are from those of `one`, in percent and in standard errors."""
     means = {}
     for name, (mean, error) in one["means"].items():
         theirs, their_error = other["means"][name]
@@ -128,9 +128,14 @@ def compared(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
             "percent": 100 * (theirs - mean) / abs(mean),
             "in_errors": (theirs - mean) / max(np.hypot(error, their_error), 1e-12),
         }
+    return means
+
+
+def compared(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """How far `other` is from `one`, a run as long: means, RMSF, displacements, speed."""
     profiles = np.array(one["rmsf"]), np.array(other["rmsf"])
     return {
-        "means": means,
+        "means": differences(one, other),
         "rmsf_r": float(correlation(*profiles)),
         "rmsf_ratio": float(np.sqrt((profiles[1] ** 2).mean() / (profiles[0] ** 2).mean())),
         "displacement_ratio": (np.array(other["displacement"]) / np.array(one["displacement"])).tolist(),
@@ -195,7 +200,7 @@ def main() -> None:
             print(name, label, f"{figures[label]['ns_per_cpu_day']:.2f} ns a CPU day", flush=True)
         beside = {label: compared(figures["plain"], figures[label]) for label in ("plain again", "MTS")}
         # BAOAB's velocities read low where LangevinMiddle's do not, with one time step as with two
-        beside["MTS"]["means"]["temperature"] = compared(figures["BAOAB"], figures["MTS"])["means"]["temperature"]
+        beside["MTS"]["means"]["temperature"] = differences(figures["BAOAB"], figures["MTS"])["temperature"]
         results[name] = {"ps": duration, "runs": figures, "against plain": beside}
         content = {"lags_ps": LAGS, "blocks": BLOCKS, "openmm": mm.version.version, "proteins": results}
         write_json(options.json, content)

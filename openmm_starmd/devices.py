@@ -79,10 +79,19 @@ def warn_of_tf32() -> None:
 
     Poses and distances do not stand it: it moves atoms by about 0.05 Å. Neither torch nor this package switches it on.
     """
-    if torch.get_float32_matmul_precision() != "highest" or torch.backends.cuda.matmul.allow_tf32:
+    if _tf32_is_on():
         warnings.warn(
-            "TF32 is on (torch.set_float32_matmul_precision, or allow_tf32): on a GPU that rounds residue poses by "
-            'about 0.05 Å. Switch it off with torch.set_float32_matmul_precision("highest")',
+            "TF32 is on (torch.set_float32_matmul_precision, allow_tf32, or fp32_precision): on a GPU that rounds "
+            "residue poses by about 0.05 Å. Switch it off the way it was switched on: "
+            'torch.set_float32_matmul_precision("highest"), or torch.backends.cuda.matmul.fp32_precision = "ieee"',
             RuntimeWarning,
             stacklevel=3,
         )
+
+
+def _tf32_is_on() -> bool:
+    try:
+        return torch.get_float32_matmul_precision() != "highest" or torch.backends.cuda.matmul.allow_tf32
+    except RuntimeError:
+        # torch 2.9 and later refuse the old question where the new setting, fp32_precision, was used
+        return str(torch.backends.cuda.matmul.fp32_precision) == "tf32"

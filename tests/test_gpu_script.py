@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -171,6 +173,20 @@ def test_results_stay_within_what_comes_back(fakes):
     assert (fakes / "work" / "left_out" / "big").stat().st_size == 3000
 
 
+def test_results_on_another_file_system_than_the_work_folder(tmp_path, monkeypatch):
+    def rename(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "big").write_text("x" * 3000)
+    (tmp_path / "out" / "small").write_text("x")
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, rename)
+    assert results.enforce(tmp_path / "out", SMALL, tmp_path / "aside") == ["big (0.0 MiB)"]
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["small"]
+    assert (tmp_path / "aside" / "big").read_text() == "x" * 3000
+
+
 def test_packing_takes_the_most_valuable_first_and_whole(tmp_path):
     sizes = {"first": 20_000, "second": 32_000, "third": 13_000, "huge": 90_000, "last": 400}
     groups = []
@@ -241,6 +257,37 @@ def test_choice_of_proteins(tmp_path):
     assert chosen[:8] == left_out and len(chosen) == 20 and not set(chosen[8:]) & set(stage.never_trained_on())
     # there are 600 ps of it, and most of the pool has none
     assert "1vii_A" not in chosen and "1vii_A" in bundle.choose(tmp_path, 500)
+
+
+def test_md_that_is_not_there_or_of_one_frame_only(tmp_path):
+    import mdtraj
+
+    for name, times in (("a", [3.0]), ("b", [2.0, 4.0, 6.0])):
+        (tmp_path / "md" / name).mkdir(parents=True)
+        with mdtraj.formats.XTCTrajectoryFile(str(tmp_path / "md" / name / f"{name}_prod_R1_fit.xtc"), "w") as file:
+            file.write(np.zeros((len(times), 1, 3), dtype=np.float32), time=np.array(times, dtype=np.float32))
+    assert bundle.picoseconds([tmp_path / "md", tmp_path / "md200"]) == {"a": 0.0, "b": 6.0}
+    chosen = json.loads((ROOT / "benchmarks" / "data" / "split.json").read_text())["choose"][0]["name"]
+    (tmp_path / "md" / "a").rename(tmp_path / "md" / chosen)
+    bundle.carried_md(tmp_path, tmp_path / "stores")
+    assert [path.name for path in (tmp_path / "stores").glob("*/*")] == [chosen]
+
+
+def test_a_row_that_fails_is_told_of_and_the_next_one_measured(tmp_path):
+    from benchmarks.gpu.tables import Tables
+
+    tables = Tables.__new__(Tables)
+    tables.given = stage.Given(tmp_path, tmp_path, tmp_path, "cpu", 1.0, {}, 0.0)
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    row: dict[str, object] = {}
+    assert tables._measured(row, lambda: fail(ValueError("of a compiler\nand more"))) == {}
+    assert row == {"skipped": "ValueError: of a compiler"}
+    row = {}
+    assert tables._measured(row, lambda: fail(RuntimeError())) == {} and row["skipped"] == "RuntimeError: "
+    assert tables._measured(row, lambda: {"figure": 1.0}) == {"figure": 1.0}
 
 
 def test_packages_are_squeezed_once(tmp_path):

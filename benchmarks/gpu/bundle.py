@@ -84,9 +84,9 @@ def picoseconds(trees: Sequence[Path]) -> dict[str, float]:
         for path in sorted(tree.glob("*/*_prod_R*_fit.xtc")):
             with mdtraj.formats.XTCTrajectoryFile(str(path)) as file:
                 times = file.read()[1]
-            found[path.parent.name] = found.get(path.parent.name, 0.0) + float(
-                times[-1] - times[0] + times[1] - times[0]
-            )
+            # the first frame lies one interval after the start
+            made = float(times[-1] - times[0] + times[1] - times[0]) if len(times) > 1 else 0.0
+            found[path.parent.name] = found.get(path.parent.name, 0.0) + made
     return found
 
 
@@ -133,8 +133,8 @@ def carried_md(shared: Path, target: Path) -> None:
     split = json.loads((DATA / "split.json").read_text())
     wanted = {item["name"] for item in split["choose"]} | set(split["pool"]) - forbidden
     for tree in ("md", "md200"):
-        for folder in sorted((shared / tree).iterdir()):
-            if folder.name in wanted:
+        for folder in sorted((shared / tree).glob("*")):
+            if folder.name in wanted and folder.is_dir():
                 shutil.copytree(folder, target / tree / folder.name)
 
 
@@ -224,8 +224,9 @@ def main() -> None:
     parser.add_argument("--no-md", action="store_true", help="no MD but the repository's own")
     arguments = parser.parse_args()
     shared = arguments.shared / "data"
-    if not (shared / "structures").is_dir():
-        parser.error(f"{shared} has no structures: make gpu-bundle SHARED=DIR, with DIR/data/structures")
+    missing = [name for name in ("structures", "structures.csv") if not (shared / name).exists()]
+    if missing:
+        parser.error(f"{shared} has no {' or '.join(missing)}: make gpu-bundle SHARED=DIR, with DIR/data/structures")
     try:
         names = assemble(shared, arguments.proteins, arguments.weights, not arguments.no_md)
         print(f"{len(names)} proteins: {', '.join(names)}")

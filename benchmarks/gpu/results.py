@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ def enforce(folder: Path, limits: Limits, aside: Path) -> list[str]:
             count, total = count + 1, total + size
             continue
         aside.mkdir(parents=True, exist_ok=True)
-        path.replace(aside / path.name)
+        # results may lie on another file system than the work folder
+        shutil.move(path, aside / path.name)
         left_out.append(f"{path.name} ({why})")
     return left_out
 

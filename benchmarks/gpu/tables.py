@@ -158,8 +158,8 @@ class Tables:
     def _measured(self, row: dict[str, Any], measure: Any) -> dict[str, Any]:
         try:
             found = measure()
-        except RuntimeError as error:  # out of memory among them: the next row is another size
-            row["skipped"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+        except Exception as error:  # out of memory, a compiler's own: the next row is another size
+            row["skipped"] = f"{type(error).__name__}: {str(error).strip()[:200]}".splitlines()[0]
             found = {}
         if self.given.device == "cuda":
             row["peak_mib"] = round(torch.cuda.max_memory_allocated() / 2**20)

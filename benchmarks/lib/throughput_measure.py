@@ -188,11 +188,12 @@ def measure_training(
 ) -> dict[str, Any]:
     """Optimiser steps on a batch of windows."""
     from openmm_starmd.training.objective import objective
-    from openmm_starmd.training.settings import recipe_objective
+    from openmm_starmd.training.optimizer import make_optimizer
+    from openmm_starmd.training.settings import OptimizerSettings, recipe_objective
 
     settings = recipe_objective("mini" if config.anchored else "paper")
     network = Network(config).to(device).train()
-    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+    optimizer = make_optimizer(network, OptimizerSettings(learning_rate=1e-4))
     batch = made_up_window(made_up_protein(residues), frames, config.stride_default, windows=windows).to(device)
 
     def step() -> None:

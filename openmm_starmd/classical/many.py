@@ -10,6 +10,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from openmm_starmd.classical.recording import RunFiles
 from openmm_starmd.classical.replicas import DOING, Protocol, run_replica
 from openmm_starmd.files.reading import structure_name
 from openmm_starmd.files.writing import lock, sweep
@@ -125,6 +126,7 @@ def held(
                 report(f"{name}: failed: {failed[name]}")
                 continue
             sweep(folder)
+            sweep(RunFiles(folder, name, 1).fine.folder)
             mine[name] = path
         yield mine, failed
 

@@ -317,6 +317,7 @@ def make_replica(
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder, DOING):
         sweep(folder)
+        sweep(RunFiles(folder, folder.name, replica).fine.folder)
         return run_replica(path, output, duration, replica, name, protocol, chunk, platform, threads, progress, observe)
 
 

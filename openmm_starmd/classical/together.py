@@ -168,6 +168,7 @@ class _Crowd:
         self._report, self._observe = report, observe
         self._current: Company | None = None
         self._picoseconds, self._attempts, self._nobody = 0.0, 0, 0
+        self._torn = False
 
     def admit(self, model: PreparedModel, replicas: Iterable[int]) -> None:
         """Take replicas of a protein in, where their files say that they are; a ValueError if those do not fit."""
@@ -226,8 +227,10 @@ class _Crowd:
                     self._take_out(trouble, active)
         finally:
             self._current = None
-            for member in batch:
-                member.save()
+            # states behind their frames would be gone on from as if they were not: better what was saved before
+            if not self._torn:
+                for member in batch:
+                    member.save()
 
     def _equilibrate(self, new: list[Member], deadline: float | None) -> bool:
         """Give those that begin velocities and time to settle; False if the deadline came first."""
@@ -258,9 +261,11 @@ class _Crowd:
             parts = max(protocol.parts(m.recorder.frames) for m in active)
             for part in range(1, parts + 1):
                 company.advance(protocol.steps_per_frame // parts)
+                self._torn = part == parts
                 for member, positions in zip(active, company.positions, strict=True):
                     member.recorder.take(positions, part == parts)
             company.keep()
+            self._torn = False
             self._picoseconds += protocol.interval * len(active)
             self._nobody = 0
             if self._observe is not None:
@@ -277,7 +282,9 @@ class _Crowd:
     def _company(self, members: list[Member]) -> Company:
         """The members in one Context: the one there is, if they are its members."""
         if self._current is None or self._current.members != members:
-            key = repr([(m.label, m.recorder.frames) for m in members]) + str(self._attempts)
+            # other noise after the equilibration than in it, also where a kill parts the two
+            stages = [(m.label, "new" if m.velocities is None else m.recorder.frames) for m in members]
+            key = repr(stages) + str(self._attempts)
             seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "little") % (2**31 - 1) + 1
             self._current = None
             atoms = sum(m.terms.size for m in members)

@@ -252,6 +252,8 @@ def _flexibility_notes(
     if len(references) > 1 and np.isfinite(references[1].alphas).all():
         between = correlation(rmsf(references[1].alphas), metrics.rmsf)
         said.append(f"ceiling of RMSF r: {between:.2f}, of {references[1].label} with {first.label}")
+    if not metrics.settings.networks:
+        return said
     start = first.alphas[0].astype(np.float64)
     best = floors.best_network(start, metrics.rmsf, first.bonded)
     floor, highest = (correlation(network_rmsf(start, name, first.bonded), metrics.rmsf) for name in (FLOOR, best))

@@ -33,6 +33,9 @@ from openmm_starmd.training.validation import Validation
 MOST_REPLICAS = 1000
 """Replica numbers of one protein lie below this."""
 
+RECIPE = "recipe.json"
+"""File of a run's settings."""
+
 load_proteins = open_data
 
 __all__ = [
@@ -227,12 +230,16 @@ def train(
         if writes:
             _prepare(output, recipe, proteins, resume)
             sweep(output)
+            settings = json.dumps(asdict(recipe), indent=1) + "\n"
+            if not (output / RECIPE).exists():
+                # before all else, so that what a kill leaves from now on is a run that can be gone on with
+                write_text(output / RECIPE, settings)
             for folder in (WEIGHTS, LAST) if keeper.table else (WEIGHTS,):
                 if not (output / folder).exists():
                     _first_weights(output / folder, network, config)
                 write_training_data(output / folder, proteins, recipe)
             keeper.begin()
-            write_text(output / "recipe.json", json.dumps(asdict(recipe), indent=1) + "\n")
+            write_text(output / RECIPE, settings)
             if not done:
                 keeper.judge_start(network)
         trainer.callbacks.append(keeper)
@@ -259,7 +266,7 @@ def _done(checkpoint: Path, batches: int) -> int:
 
 def _prepare(output: Path, recipe: Recipe, proteins: Sequence[ProteinData], resume: bool) -> None:
     """Refuse a folder that holds another run or somebody else's files."""
-    kept = output / "recipe.json"
+    kept = output / RECIPE
     if not kept.exists():
         there = [name for name in (WEIGHTS, LAST, LOG, VALIDATION, CHECKPOINT) if (output / name).exists()]
         if there:

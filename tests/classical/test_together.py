@@ -160,6 +160,62 @@ def test_a_kill_costs_little(peptides, tree):
     assert jumps[4] < 3 * np.median(jumps)
 
 
+def test_ctrl_c_between_frame_and_state(peptides, tree, monkeypatch):
+    """A state that is behind its frames is never written."""
+    keep, calls = company.Company.keep, []
+
+    def interrupted(self):
+        calls.append(1)
+        if len(calls) == 6:
+            # the fifth frame has been taken, and the first member's state is half new
+            self.members[0].positions = self.positions[0]
+            raise KeyboardInterrupt
+        keep(self)
+
+    kept = {}
+
+    def observe(label, time, positions, velocities):
+        kept[label, round(time, 2)] = positions, velocities
+
+    with monkeypatch.context() as patch:
+        patch.setattr(company.Company, "keep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(peptides, tree, observe=observe)
+    for name in ("three", "four"):
+        state = read_state(RunFiles(tree / name, name, 1))
+        assert state.time == pytest.approx(0.08)
+        for found, expected in zip((state.positions, state.velocities), kept[f"{name} R1", 0.08], strict=True):
+            np.testing.assert_allclose(found, expected, atol=2e-6)
+        assert len(frames(tree, name)) == 4
+    assert run(peptides, tree)[0] == {}
+    np.testing.assert_allclose(frames(tree, "four").time, 0.02 * np.arange(1, 11), atol=1e-6)
+
+
+def test_noise_of_the_equilibration_is_not_repeated(peptides, tree, monkeypatch):
+    """Killed when it was equilibrated and nothing more, a run goes on with other noise."""
+    seeds = []
+    make = company.make_integrator
+
+    def noted(protocol, seed):
+        seeds.append(seed)
+        return make(protocol, seed)
+
+    class Killed(Exception):
+        pass
+
+    def kill(*_):
+        raise Killed
+
+    monkeypatch.setattr(company, "make_integrator", noted)
+    with monkeypatch.context() as patch:
+        patch.setattr(company.Recorder, "take", kill)
+        with pytest.raises(Killed):
+            run(peptides, tree)
+    assert read_state(RunFiles(tree / "four", "four", 1)).time == 0
+    assert run(peptides, tree)[0] == {}
+    assert len(seeds) == len(set(seeds)) == 2
+
+
 def test_one_that_explodes_does_not_harm_the_others(peptides, tree):
     run(peptides, tree, 0.1)
     before = frames(tree, "three")
@@ -239,7 +295,11 @@ def test_the_beginning_in_fine_frames(peptides, tree):
 
 def test_fine_frames_alone(peptides, tree):
     fine = Protocol(equilibration=0.04, minimization=20, interval=0.04, fine=0.08, fine_interval=0.02)
+    make_replica(peptides[0], tree, 0.08, protocol=fine)
+    torn = tree / "fine" / "three" / ".partial-0-three.xtc"
+    torn.touch()
     make_replica(peptides[0], tree, 0.16, protocol=fine)
+    assert not torn.exists()
     np.testing.assert_allclose(frames(tree / "fine", "three").time, 0.02 * np.arange(1, 5), atol=1e-6)
     np.testing.assert_allclose(frames(tree, "three").time, 0.04 * np.arange(1, 5), atol=1e-6)
 

@@ -58,6 +58,7 @@ def test_json_is_plain_and_replaced_in_one_move(tmp_path):
     read = json.loads(path.read_text())
     assert read["settings"]["bins"] == 7 and read["runs"][1]["figures"]["jsd"] == 0
     assert read["runs"][-1]["figures"]["rmsf_correlation"] is None and read["matched"]["span"] == 590
+    assert not any("elastic network" in note for note in read["notes"])  # three eigenvalue problems of 3N
     assert [p.name for p in tmp_path.iterdir()] == ["evaluation.json"]
 
 

@@ -1,5 +1,6 @@
 """What a GPU would be asked for, seen on a pretended one: every tensor's device, copies, and what the CPU waits for."""
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -252,6 +253,28 @@ def test_tf32_is_warned_of(monkeypatch):
         devices.warn_of_tf32()  # once
     finally:
         devices.warn_of_tf32.cache_clear()
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="torch before 2.9 has one way to set it")
+@pytest.mark.parametrize("place", ["torch.backends", "torch.backends.cuda.matmul"])
+def test_tf32_set_the_newer_way_is_warned_of(monkeypatch, place):
+    """torch then raises an error when asked the older way."""
+    settings = torch.backends if place == "torch.backends" else torch.backends.cuda.matmul
+    before = settings.fp32_precision
+    devices.warn_of_tf32.cache_clear()
+    try:
+        settings.fp32_precision = "tf32"
+        with pytest.raises(RuntimeError, match="legacy"):
+            torch.get_float32_matmul_precision()
+        with pytest.warns(RuntimeWarning, match="TF32 is on"):
+            devices.warn_of_tf32()
+    finally:
+        settings.fp32_precision = before
+        devices.warn_of_tf32.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        devices.warn_of_tf32()
+    devices.warn_of_tf32.cache_clear()
 
 
 def test_nothing_pretended_outlives_the_pretence():

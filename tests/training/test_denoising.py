@@ -370,6 +370,7 @@ MOMENTS = {
     "newest weights of step 6": (checkpoints, "save_weights", 5, True),
     "checkpoint of step 6": (checkpoints.Checkpointing, "_save", 2, False),
     "everything of step 6": (checkpoints.Checkpointing, "_save", 2, True),
+    "before the logs": (checkpoints.Checkpointing, "begin", 1, False),
     "before the first step": (checkpoints.Checkpointing, "judge_start", 1, False),
 }
 
