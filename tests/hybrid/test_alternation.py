@@ -286,8 +286,10 @@ def test_handing_over_is_reporting_as_it_would_have_been(fake_rollout, tmp_path)
         frames.append(late.context.createCheckpoint())
     hand_over(late, start, frames, reporters)
     assert late.reporters == [] and late.currentStep == 9
-    for name in ("dcd", "csv"):
-        assert (tmp_path / f"live.{name}").read_bytes() == (tmp_path / f"late.{name}").read_bytes()
+    # the header of a DCD file holds the second in which it was made
+    for name, header in (("dcd", 276), ("csv", 0)):
+        one, other = ((tmp_path / f"{run}.{name}").read_bytes()[header:] for run in ("live", "late"))
+        assert one and one == other
     live.step(1)
     late.step(1)
     assert np.array_equal(positions_of(live), positions_of(late))

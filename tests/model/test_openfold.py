@@ -164,14 +164,15 @@ def test_the_command_trains_on_them(tmp_path):
     start = mdtraj.load(VILLIN)
     start = start.atom_slice(start.topology.select("protein and not element H and resid 1 to 10"))
     start.save_pdb(folder / "villin.pdb")
-    walk = 0.01 * np.random.default_rng(0).standard_normal((30, start.n_atoms, 3))
-    mdtraj.Trajectory(start.xyz + walk, start.topology, time=np.arange(1.0, 31)).save_xtc(
-        folder / "villin_prod_R1_fit.xtc"
-    )
+    for replica in (1, 2):
+        walk = 0.01 * np.random.default_rng(replica).standard_normal((30, start.n_atoms, 3))
+        mdtraj.Trajectory(start.xyz + walk, start.topology, time=np.arange(1.0, 31)).save_xtc(
+            folder / f"villin_prod_R{replica}_fit.xtc"
+        )
     config = tmp_path / "settings.json"
     config.write_text(json.dumps({"model": NARROW | {"conditioner": "openfold"}, "validation": {"frames": 2}}))
     words = ["train", str(folder.parent), "--config", str(config), "--accelerator", "cpu", "--max-steps", "1"]
-    words += ["--validate", "villin"]
+    words += ["--exclude", "villin:2", "--validate", "villin:2"]
     runner, weights = CliRunner(), []
     for seed in (0, 1):
         features = tmp_path / f"openfold{seed}"
