@@ -53,7 +53,7 @@ TINY = {
 RECIPE = {
     "model": TINY, "windows": {"tokens": 300}, "validation": {"frames": 20}, "save_every": 5, "log_every": 1,
 }  # fmt: skip
-AS_BEFORE = {"share_max": 1.0, "cold_probability": 0.0}
+AS_BEFORE = {"share_max": 1.0, "cold_probability": 0.0, "deformation_probability": 0.0, "deviation_dropout": 0.0}
 """Settings of windows that presets have now, as the first edition had them."""
 SECONDS = ("seconds",)
 GROWING = ("recipe.json", "training_data.json")
