@@ -345,7 +345,7 @@ def test_a_grid_without_room_blames_the_widest(peptides, tree, monkeypatch):
     run(peptides, tree, 0.04)
 
     def stretched(positions, velocities):
-        return positions, velocities + (positions - positions.mean(0)) * 20
+        return positions, velocities + (positions - positions.mean(0)) * 40
 
     monkeypatch.setattr(company, "_HOT", np.inf)
     monkeypatch.setattr(company, "_TIGHT", 2.0)
