@@ -121,7 +121,7 @@ class Company:
 
     def advance(self, steps: int) -> None:
         """Move all members by so many steps; a Trouble names those that exploded, if it is clear who did."""
-        most = max(1, round(_CHECK / self._protocol.step))
+        most = max(1, round(_CHECK / self._protocol.timestep))
         while steps:
             part = min(steps, most)
             try:

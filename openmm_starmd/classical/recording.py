@@ -351,7 +351,7 @@ class Recorder:
         trajectory = mdtraj.Trajectory(np.array(frames), self._start.topology)
         trajectory.superpose(self._start, atom_indices=self._alphas)
         counts = np.array(list(numbers))
-        per_frame = round(interval / self.protocol.step)
+        per_frame = round(interval / self.protocol.timestep)
         with tempfile.TemporaryDirectory() as folder:
             # XTC files are their frames one after another, so what mdtraj writes alone may be appended
             part = Path(folder) / "part.xtc"

@@ -30,7 +30,6 @@ Observer = Callable[[str, float, np.ndarray, np.ndarray], None]
 DOING = "making MD in"
 """What the holder of a folder's lock does, for the error."""
 _FORCEFIELD = "amber14-all.xml"
-_SOLVENT_GROUP = 1
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,6 @@ class Protocol:
         own; a whole number of intervals.
     fine_interval : float
         Picoseconds; the interval is a whole number of these.
-    multiple_time_steps : bool
-        Evaluate the implicit solvent every second step only (BAOAB-RESPA). For training MD, never for references.
     """
 
     temperature: float = 300.0
@@ -74,7 +71,6 @@ class Protocol:
     cutoff: float | None = None
     fine: float = 0.0
     fine_interval: float = 1.0
-    multiple_time_steps: bool = False
 
     def check(self) -> None:
         """Raise a ValueError that says what does not fit together."""
@@ -82,19 +78,14 @@ class Protocol:
         if self.cutoff is not None and self.cutoff <= 0:
             raise ValueError(f"cutoff is {self.cutoff} nm; it must be positive")
         if self.fine:
-            _whole(self.fine_interval, self.step, "fine_interval", "time steps")
+            _whole(self.fine_interval, self.timestep, "fine_interval", "time steps")
             _whole(self.interval, self.fine_interval, "interval", "fine intervals")
             _whole(self.fine, self.interval, "fine", "intervals")
 
     @property
-    def step(self) -> float:
-        """Picoseconds by which one step of the integrator advances."""
-        return self.timestep * (2 if self.multiple_time_steps else 1)
-
-    @property
     def steps_per_frame(self) -> int:
         """Steps of the integrator between saved frames."""
-        return _whole(self.interval, self.step, "interval", "time steps")
+        return _whole(self.interval, self.timestep, "interval", "time steps")
 
     def parts(self, frame: int) -> int:
         """In how many equal parts the frame after `frame` whole ones is drawn: more than one among the first."""
@@ -158,20 +149,13 @@ def _forcefield() -> app.ForceField:
 
 def make_system(topology: app.Topology, protocol: Protocol) -> mm.System:
     """amber14 + OBC2 System of an all-atom topology under a protocol."""
-    system = obc2_system(topology, _forcefield(), protocol.hydrogen_mass, protocol.cutoff)
-    if protocol.multiple_time_steps:
-        next(f for f in system.getForces() if isinstance(f, mm.GBSAOBCForce)).setForceGroup(_SOLVENT_GROUP)
-    return system
+    return obc2_system(topology, _forcefield(), protocol.hydrogen_mass, protocol.cutoff)
 
 
 def make_integrator(protocol: Protocol, seed: int) -> mm.Integrator:
     """Integrator of a protocol, whose random numbers start from `seed`."""
-    bath = protocol.temperature * unit.kelvin, protocol.friction / unit.picosecond, protocol.step * unit.picosecond
-    integrator = (
-        mm.MTSLangevinIntegrator(*bath, [(_SOLVENT_GROUP, 1), (0, 2)])
-        if protocol.multiple_time_steps
-        else mm.LangevinMiddleIntegrator(*bath)
-    )
+    bath = protocol.temperature * unit.kelvin, protocol.friction / unit.picosecond, protocol.timestep * unit.picosecond
+    integrator = mm.LangevinMiddleIntegrator(*bath)
     integrator.setRandomNumberSeed(seed)
     return integrator
 
@@ -351,7 +335,7 @@ def run_replica(
         else:
             context.setPositions(model.positions)
             context.setVelocitiesToTemperature(protocol.temperature, seed)
-            integrator.step(round(protocol.equilibration / protocol.step))
+            integrator.step(round(protocol.equilibration / protocol.timestep))
         _produce(context, recorder, total, chunk, progress, observe, saved=state is not None)
     return recorder.files.trajectory
 

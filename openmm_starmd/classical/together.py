@@ -236,12 +236,12 @@ class _Crowd:
         """Give those that begin velocities and time to settle; False if the deadline came first."""
         protocol, company = self._protocol, self._company(new)
         company.warm()
-        left = round(protocol.equilibration / protocol.step)
+        left = round(protocol.equilibration / protocol.timestep)
         while left > 0:
             if deadline is not None and time.monotonic() > deadline:
                 self._report(f"the seconds were over before {new[0].label} and {len(new) - 1} more were equilibrated")
                 return False
-            steps = min(left, max(1, round(1 / protocol.step)))
+            steps = min(left, max(1, round(1 / protocol.timestep)))
             company.advance(steps)
             left -= steps
         company.keep()

@@ -212,21 +212,6 @@ def test_what_is_only_prepared_takes_any_protocol(peptide, tree):
     np.testing.assert_allclose(frames(tree).time, [0.04, 0.08], atol=1e-6)
 
 
-def test_multiple_time_steps(peptide, tree):
-    mts = Protocol(equilibration=0.08, interval=0.04, multiple_time_steps=True)
-    assert mts.steps_per_frame == 5
-    make_replica(peptide, tree, 0.08, protocol=mts)
-    make_replica(peptide, tree, 0.16, protocol=mts)
-    np.testing.assert_allclose(frames(tree).time, 0.04 * np.arange(1, 5), atol=1e-6)
-    assert read_state(RunFiles(tree / "peptide", "peptide", 1)).time == pytest.approx(0.16)
-    with pytest.raises(
-        ValueError, match="was begun with multiple_time_steps True; asked for is multiple_time_steps False"
-    ):
-        make_replica(peptide, tree, 0.2, protocol=Protocol(equilibration=0.08, interval=0.04))
-    with pytest.raises(ValueError, match=r"interval 0.02 ps is not a whole number of 0.008 ps time steps"):
-        Protocol(interval=0.02, multiple_time_steps=True).check()
-
-
 def test_a_folder_in_use_is_left_alone(peptide, tree):
     with lock(tree / "peptide", "making MD in"):
         with pytest.raises(ValueError, match="another process is making MD in .*peptide: wait for it"):
