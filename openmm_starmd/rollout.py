@@ -21,12 +21,13 @@ from torch import Tensor
 
 from openmm_starmd.devices import moved_together, warn_of_tf32
 from openmm_starmd.diffusion import igso3
-from openmm_starmd.diffusion.process import forward_noise
+from openmm_starmd.diffusion.process import centred, forward_noise
 from openmm_starmd.diffusion.samplers import SAMPLERS, SamplerSettings, anchored_prior, prior
 from openmm_starmd.geometry.heavy_atoms import keep_to_wells
 from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids, rigids_from_backbone, superpose
 from openmm_starmd.geometry.superposition import superposition
 from openmm_starmd.model.attention import KVCache
+from openmm_starmd.model.elastic import Expected
 from openmm_starmd.model.features import Features
 from openmm_starmd.model.frames import Frames
 from openmm_starmd.model.network import Condition, Network
@@ -107,7 +108,7 @@ class Rollout:
     ----------
     network : Network
     features : Features
-        N residues; the reference structure is always frame 0 of the history.
+        N residues; the reference structures are frame 0 of each replica's history, unless others are given.
     start : Tensor [B, N, 3, 3]
         N, CA, C of the start structures, nm.
     stride : float
@@ -162,7 +163,7 @@ class Rollout:
             warn_of_tf32()
         self.begin(start, 0)
 
-    def begin(self, start: Tensor, offset: int) -> None:
+    def begin(self, start: Tensor, offset: int, reference: Tensor | None = None) -> None:
         """Start a new history.
 
         Parameters
@@ -171,15 +172,19 @@ class Rollout:
             N, CA, C, nm.
         offset : int
             Frames drawn so far, so that no random number is used twice.
+        reference : Tensor [B, N, 3, 3], optional
+            N, CA, C of the reference structures, nm; `start` by default.
         """
-        self.restore({0: start}, 0, offset)
+        self.restore({0: start}, 0, offset, reference)
 
     @property
     def count(self) -> int:
         """Number of the newest frame of this history."""
         return self._history[-1].number
 
-    def restore(self, frames: Mapping[int, Tensor], count: int, offset: int) -> None:
+    def restore(
+        self, frames: Mapping[int, Tensor], count: int, offset: int, reference: Tensor | None = None
+    ) -> None:
         """Resume from stored frames, bit by bit as if never interrupted.
 
         Parameters
@@ -187,6 +192,8 @@ class Rollout:
         frames : dict of int to Tensor [B, N, 3, 3]
             What :meth:`frames` gave: every number of ``kept_frames(count, max_context)``.
         count, offset : int
+        reference : Tensor [B, N, 3, 3], optional
+            As for :meth:`begin`.
         """
         numbers = kept_frames(count, self.settings.max_context)
         missing = [number for number in numbers if number not in frames]
@@ -205,7 +212,7 @@ class Rollout:
         self._axes = start.rotations[:, 0]  # [B, 3, 3]
         self._center = stored[0][:, :, 1].mean(1)  # [B, 3]
         self._local = start.map(lambda x: x[:, :, None]).to_local(stored[0])  # [B, N, 3, 3]
-        self._conditions = self._embed(start)
+        self._conditions = self._embed(start if reference is None else rigids_from_backbone(reference.double()))
         self._rebuild(stored)
 
     def frames(self) -> dict[int, Tensor]:
@@ -227,14 +234,17 @@ class Rollout:
             [keyed_normal((settings.steps, residues, 7), seed, self.offset + number, "frame") for seed in self.seeds], 1
         )
         noise, *context = moved_together([noise, *self._context_noise([number])], self.device, self.dtype)
+        if self.network.config.centred_noise:
+            noise = torch.cat([centred(noise[..., :3]), noise[..., 3:]], dim=-1)
         noise = noise[:, :, None]  # [steps, B, 1, N, 7]
+        expected = self._expected(number)
         if self.network.config.anchored:
             rigids = anchored_prior(noise[0], _one_frame(newest.noised), self.network.config.schedule)
         else:
             rigids = prior(noise[0])
         previous: tuple[Rigids, Tensor] | None = None
         for k in range(settings.steps):
-            prediction = self.network(self._conditions, self._as_noisy(rigids, self.timesteps[k]), cache=self._cache)
+            prediction = self.network(self._conditions, self._as_noisy(rigids, self.timesteps[k], expected), cache=self._cache)
             if k + 1 < settings.steps:
                 tau, tau_next = self.timesteps[k], self.timesteps[k + 1]
                 rigids = self.sampler.step(
@@ -250,11 +260,33 @@ class Rollout:
         torsions = torch.atan2(angles[..., 0], angles[..., 1])
         return Frame(backbone, keep_to_wells(torsions, self.features.residue_types.cpu()))
 
-    def _embed(self, start: Rigids) -> Condition:
-        """Condition of the network, with frame 0 of the first replica as the reference."""
+    def _embed(self, references: Rigids) -> Condition:
+        """Condition of the network, given the reference structure of each replica; one for all where it is the same."""
+        alike = all(bool((part == part[:1]).all()) for part in references)
         with torch.inference_mode():
-            features = self.features.with_reference(start.map(lambda x: x[0])).to(self.device, self.dtype)
-            return self.network.condition(features)
+            conditions = [
+                self.network.condition(
+                    self.features.with_reference(references.map(lambda x: x[number])).to(self.device, self.dtype)  # noqa: B023
+                )
+                for number in range(1 if alike else len(self.seeds))
+            ]
+            return conditions[0] if alike else Condition.of_replicas(conditions)
+
+    def _expected(self, number: int, alone: Rigids | None = None) -> Expected | None:
+        """What the elastic prior expects of frame `number`, given the history, and of a first frame, `alone`, without."""
+        elastic = self._conditions.elastic
+        if elastic is None:
+            return None
+        like = elastic.fast
+        if alone is not None:
+            return elastic.without_history(alone, torch.full((len(self.seeds), 1), self.stride).to(like))
+        ages = [self.stride * (number - kept.number) for kept in self._history]
+        tau = torch.stack([kept.tau for kept in self._history], 1)
+        schedule = self.network.config.schedule
+        noise = (schedule.sigma_translation(tau) / schedule.alpha(tau)).square()
+        turn_noise = schedule.sigma_rotation(tau).masked_fill(tau <= 0, 0.0).square()
+        history = Rigids(*(torch.stack(part, 1) for part in zip(*(kept.noised for kept in self._history), strict=True)))
+        return elastic.expected(history, torch.tensor(ages).expand(len(self.seeds), -1).to(like), noise, turn_noise)
 
     def _append(self, number: int, backbone: Tensor, noise: list[Tensor]) -> None:
         """Add frame `number`, with its :meth:`_context_noise`, to the history, which is cut back where it is full."""
@@ -306,10 +338,11 @@ class Rollout:
             anchor=_one_frame(anchor.noised),
             tau=tau[:, None],
             anchor_tau=anchor.tau[:, None],
-            stride=torch.full_like(tau[:, None], min(gap, self.network.config.stride_max)),
+            stride=torch.full_like(tau[:, None], gap),
             index=self._next_index(),
             noisy=self._false,
             anchored=self._false if before is None else self._true,
+            expected=self._expected(number, _one_frame(kept.noised) if before is None else None),
         )
         self.network(self._conditions, frames, cache=self._cache, store=True)
         self._history.append(kept)
@@ -340,9 +373,10 @@ class Rollout:
         noise, uniform = noise[:, 1:], uniform[:, 1:]
         sigma = schedule.sigma_rotation(tau)[:, None].expand(-1, residues)
         turn = igso3.sample(sigma, uniform, noise[..., 1:4]).to(self.dtype)
-        return forward_noise(rigids, tau, noise[..., 4:7], turn, schedule), tau
+        shift = centred(noise[..., 4:7]) if self.network.config.centred_noise else noise[..., 4:7]
+        return forward_noise(rigids, tau, shift, turn, schedule), tau
 
-    def _as_noisy(self, rigids: Rigids, tau: Tensor) -> Frames:
+    def _as_noisy(self, rigids: Rigids, tau: Tensor, expected: Expected | None) -> Frames:
         """The frame being drawn, as the network takes it; rigids [B, 1, N]."""
         shape, anchor = (len(self.seeds), 1), self._history[-1]
         return Frames(
@@ -354,6 +388,7 @@ class Rollout:
             index=self._next_index(),
             noisy=self._true,
             anchored=self._true,
+            expected=expected,
         )
 
 

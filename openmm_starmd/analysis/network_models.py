@@ -188,6 +188,36 @@ def smooth_hessian(alphas: NDArray[np.floating], bonded: NDArray[np.bool_] | Non
     return _second_derivatives(alphas, springs)
 
 
+def neighbourhoods(alphas: NDArray[np.floating], bonded: NDArray[np.bool_], reach: int) -> NDArray[np.int64]:
+    """The residues around each whose superposition tells how it has turned.
+
+    Parameters
+    ----------
+    alphas : ndarray [N, 3]
+        Cα positions, nm.
+    bonded : ndarray [N - 1], bool
+    reach : int
+        Residues to each side.
+
+    Returns
+    -------
+    ndarray [N, 2 reach + 1], int
+        i - reach to i + reach; as many at a chain's end for the residues at it, and the nearest in space for those of
+        pieces of one or two residues. A residue may be named twice where there are fewer.
+    """
+    n, size = len(alphas), 2 * reach + 1
+    cuts = np.flatnonzero(~np.asarray(bonded, dtype=bool)) + 1
+    begins, ends = np.r_[0, cuts], np.r_[cuts, n]
+    piece = np.repeat(np.arange(len(begins)), ends - begins)
+    begin, end = begins[piece], ends[piece]
+    first = np.maximum(np.minimum(np.arange(n) - reach, end - size), begin)
+    index = np.minimum(first[:, None] + np.arange(size), end[:, None] - 1)
+    short = np.flatnonzero(end - begin < 3)
+    distances = np.linalg.norm(alphas[short, None] - alphas[None], axis=-1)
+    index[short] = np.argsort(distances, axis=1, kind="stable")[:, np.minimum(np.arange(size), n - 1)]
+    return index
+
+
 def _distances(alphas: NDArray[np.floating]) -> Array:
     """Distances [N, N] of positions [N, 3]."""
     alphas = np.asarray(alphas, dtype=np.float64)

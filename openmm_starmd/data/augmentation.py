@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from openmm_starmd.analysis.network_models import smooth_hessian, stiff_modes
+from openmm_starmd.analysis.network_models import neighbourhoods, smooth_hessian, stiff_modes
 from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids
 from openmm_starmd.geometry.superposition import superposition
 from openmm_starmd.geometry.torsions import dihedral
@@ -25,6 +25,8 @@ SOFT = 0.25
 """Share of all modes, the softest, that structures are deformed along: eight tenths and more of the motion of MD."""
 SWEEPS = 30
 """Corrections of the distances along the chain after a deformation: they are then within 0.02 nm of what they were."""
+REACH = 2
+"""Residues to each side that a residue turns with."""
 KEPT = 256
 """Structures whose modes are kept in memory."""
 
@@ -65,34 +67,6 @@ def soft_modes(alphas: NDArray[np.floating], bonded: NDArray[np.bool_]) -> SoftM
     amplitudes = stiffness[:count] ** -0.5
     size = np.sqrt((amplitudes**2).sum() / len(alphas))
     return SoftModes(vectors[:, :count].reshape(len(alphas), 3, count), amplitudes / max(size, 1e-300))
-
-
-def neighbourhoods(alphas: NDArray[np.floating], bonded: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The residues around each that turn with it.
-
-    Parameters
-    ----------
-    alphas : ndarray [N, 3]
-        Cα positions, nm.
-    bonded : ndarray [N - 1], bool
-
-    Returns
-    -------
-    ndarray [N, 5], int
-        i - 2 to i + 2; the five at a chain's end for the residues at it, and the nearest in space for those of pieces
-        of one or two residues. A residue may be named twice where there are fewer than five.
-    """
-    n = len(alphas)
-    cuts = np.flatnonzero(~bonded) + 1
-    begins, ends = np.r_[0, cuts], np.r_[cuts, n]
-    piece = np.repeat(np.arange(len(begins)), ends - begins)
-    begin, end = begins[piece], ends[piece]
-    first = np.maximum(np.minimum(np.arange(n) - 2, end - 5), begin)
-    index = np.minimum(first[:, None] + np.arange(5), end[:, None] - 1)
-    short = np.flatnonzero(end - begin < 3)
-    distances = np.linalg.norm(alphas[short, None] - alphas[None], axis=-1)
-    index[short] = np.argsort(distances, axis=1, kind="stable")[:, np.minimum(np.arange(5), n - 1)]
-    return index
 
 
 def restored(alphas: Array, before: Array, bonded: NDArray[np.bool_]) -> Array:
@@ -154,7 +128,7 @@ def deformed(features: Features, modes: SoftModes, displacement: Array) -> Featu
     reference = features.reference.to("cpu", torch.float64)
     before, bonded = reference.translations.numpy(), features.bonded.cpu().numpy()
     after = restored(before + modes.vectors @ displacement, before, bonded)
-    index = neighbourhoods(before, bonded)
+    index = neighbourhoods(before, bonded, REACH)
     turn, _ = superposition(torch.from_numpy(before[index]), torch.from_numpy(after[index]))
     rigids = Rigids(turn @ reference.rotations, torch.from_numpy(after))
     torsions = features.torsions

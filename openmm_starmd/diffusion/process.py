@@ -40,6 +40,11 @@ def forward_noise(
     return Rigids(rigids.rotations @ rotation_noise, alpha * like + sigma * noise_translation)
 
 
+def centred(noise: Tensor) -> Tensor:
+    """Draws [..., N, 3] without their mean over residues."""
+    return noise - noise.mean(-2, keepdim=True)
+
+
 def score_translation(x_tau: Tensor, x_0: Tensor, tau: Tensor, schedule: Schedule) -> Tensor:
     """Score ``(α x_0 − x_τ)/σ²`` of the translations.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,8 @@ from openmm_starmd.model.masks import FrameMask, block_causal_mask
 
 RESIDUE_BASE = 1000.0
 FRAME_BASE = 100.0
+USUAL_TOKENS = 200
+"""Tokens seen for which attention with a temperature is as sharp as attention without."""
 DENSE_TOKENS = 4096
 """Tokens of a training pass up to which a GPU takes a dense mask.
 
@@ -36,6 +39,11 @@ class RotaryAngles:
     head_width : int
         A multiple of four.
     dtype : torch.dtype
+
+    Attributes
+    ----------
+    sharpness : Tensor [T], optional
+        Factor on the logits of each token, for attention with a temperature; see :func:`sharpness`.
     """
 
     def __init__(self, residues: Tensor, frames: Tensor, head_width: int, dtype: torch.dtype) -> None:
@@ -45,11 +53,32 @@ class RotaryAngles:
         by_frame = frames.double()[:, None] * FRAME_BASE**-step
         angle = torch.cat([by_residue, by_frame], dim=-1)  # [T, head_width / 2]
         self.cos, self.sin = angle.cos().to(dtype), angle.sin().to(dtype)
+        self.sharpness: Tensor | None = None
 
     def rotate(self, x: Tensor) -> Tensor:
         """Turn the pairs (first half, second half) of ``[..., T, head_width]``."""
         first, second = x.chunk(2, dim=-1)
         return torch.cat([first * self.cos - second * self.sin, first * self.sin + second * self.cos], dim=-1)
+
+
+def sharpness(index: Tensor, residues: int) -> Tensor:
+    """Factor on the logits of the tokens of frames, ln T / ln :data:`USUAL_TOKENS` with T the tokens that each sees.
+
+    Normalised queries and keys bound the logits, so that a softmax over more tokens is flatter; logits that grow with
+    their logarithm keep it as sharp (Chiang and Cholak 2022, arXiv 2202.12172).
+
+    Parameters
+    ----------
+    index : Tensor [F], int64
+        Number of each frame among those it sees.
+    residues : int
+
+    Returns
+    -------
+    Tensor [F residues]
+    """
+    seen = ((index + 1) * residues).float().log() / math.log(USUAL_TOKENS)
+    return seen.repeat_interleave(residues)
 
 
 class KVCache:
@@ -132,6 +161,7 @@ class SpaceTimeAttention(nn.Module):
         self.modulation = nn.Linear(width, 6 * width)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
+        self.log_scale = nn.Parameter(torch.zeros(self.heads)) if config.attention_temperature else None
 
     def forward(
         self,
@@ -174,6 +204,8 @@ class SpaceTimeAttention(nn.Module):
     ) -> Tensor:
         """Every token to every token that the mask lets it see."""
         q, k, v = self._turned(self.qkv(x), self.heads, rotary)
+        if self.log_scale is not None and rotary.sharpness is not None:
+            q = q * (self.log_scale.exp()[:, None, None] * rotary.sharpness[:, None])
         if cache is not None:
             k, v = cache.extended(self.layer, k, v, store)
         mixed = attend(q, k, v, mask)

@@ -7,6 +7,7 @@ from typing import Any
 
 from openmm_starmd.diffusion.samplers import SAMPLERS, SamplerSettings
 from openmm_starmd.diffusion.schedule import Schedule
+from openmm_starmd.model.elastic_settings import ElasticSettings
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,25 @@ class ModelConfig:
         Whether the side-chain torsions are good enough for ``atoms="heavy"`` to be the default.
     name : str
         Name of the weights.
+    prior : str
+        Of the anchored form, what a frame is expected to be before its noise is seen: ``"isotropic"``, the last frame
+        and a spread by `displacement`; or ``"elastic"``, modes of an elastic network of the reference structure
+        (:mod:`openmm_starmd.model.elastic`).
+    elastic : ElasticSettings
+        Numbers of the elastic prior.
+    attention_temperature : bool
+        Whether the logits of joint attention have a learned scale a head and grow with ln(tokens seen), so that attention
+        is as sharp for many tokens as for few.
+    centred_noise : bool
+        Whether the noise of translations has no mean over a frame's residues. Frames are centred, so that noise of their
+        centre tells nothing, and a network that sees invariants alone could not take it off.
+    lasting_reference : bool
+        Whether the reference structure stays that of the simulation's start when classical MD hands over; else it is
+        the hand-over's. Positions that a user sets are a new reference either way.
+    correction : tuple of (float, float)
+        τ, rising, and the share of the network's correction to its initial estimate that is kept there; interpolated in
+        ln τ. Chosen on proteins left out of training, where a network knows less than it believes. Empty for all of it.
+        Training itself goes without.
     """
 
     anchored: bool = True
@@ -108,8 +128,30 @@ class ModelConfig:
     name: str = ""
     attention: str = "joint"
     conditioner: str = "reference"
+    prior: str = "isotropic"
+    elastic: ElasticSettings = field(default_factory=ElasticSettings)
+    attention_temperature: bool = False
+    centred_noise: bool = False
+    lasting_reference: bool = False
+    correction: tuple[tuple[float, float], ...] = ()
+
+    def __repr__(self) -> str:
+        """As older versions wrote it, and what they did not know where it is not as it was: it enters digests."""
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        shown = [f"{name}={value!r}" for name, value in values if name not in LATER or value != getattr(_FORMER, name)]
+        return f"ModelConfig({', '.join(shown)})"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "correction", tuple((float(tau), float(share)) for tau, share in self.correction))
+        if self.prior not in ("isotropic", "elastic"):
+            raise ValueError(f"prior is {self.prior!r}; choose 'isotropic' or 'elastic'")
+        if self.prior == "elastic" and not self.anchored:
+            raise ValueError("prior is 'elastic', which starts from the last frame: set anchored to true")
+        if self.attention_temperature and self.attention != "joint":
+            raise ValueError("attention_temperature is for joint attention: set it to false with attention 'separable'")
+        taus = [tau for tau, _ in self.correction]
+        if any(tau <= 0 for tau in taus) or taus != sorted(set(taus)):
+            raise ValueError(f"correction is {self.correction}; give pairs of a rising τ above 0 and a share")
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler is {self.sampler!r}; choose one of {', '.join(map(repr, sorted(SAMPLERS)))}")
         if self.attention not in ("joint", "separable"):
@@ -164,7 +206,14 @@ class ModelConfig:
             raise ValueError(f"unknown configuration keys {sorted(unknown)}: written by a newer openmm_starmd?")
         values = dict(values)
         values["schedule"] = Schedule(**values["schedule"])
+        if "elastic" in values:
+            values["elastic"] = ElasticSettings(**values["elastic"])
         return cls(**values)
+
+
+LATER = ("prior", "elastic", "attention_temperature", "centred_noise", "lasting_reference", "correction")
+"""Settings that weights of 0.1 know nothing of, and that no digest of theirs holds."""
+_FORMER = ModelConfig()
 
 
 def preset(name: str) -> ModelConfig:

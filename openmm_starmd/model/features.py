@@ -58,6 +58,9 @@ class Features:
         Sine and cosine of ψ and χ1..4 in the reference structure; zero where there is none or it is not known.
     hide_deviation : bool
         Whether the anchored form is told nothing of how far frames are from the reference, as happens in training.
+    amplitude : float
+        Natural logarithm of a factor on the widths that an elastic prior expects of this protein, as
+        :meth:`openmm_starmd.simulation.StarMDSimulation.calibrate` finds it.
     """
 
     residue_types: Tensor
@@ -69,6 +72,7 @@ class Features:
     pair: Tensor | None = None
     torsions: Tensor | None = None
     hide_deviation: bool = False
+    amplitude: float = 0.0
 
     @classmethod
     def of(cls, residues: ResidueArrays, backbone: np.ndarray, torsions: np.ndarray, mask: np.ndarray) -> Features:
@@ -117,6 +121,7 @@ class Features:
             None if self.pair is None else function(self.pair),
             None if self.torsions is None else function(self.torsions),
             self.hide_deviation,
+            self.amplitude,
         )
 
     def with_reference(self, reference: Rigids, torsions: Tensor | None = None) -> Features:

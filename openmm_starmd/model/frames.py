@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from openmm_starmd.geometry.rigid import Rigids, superpose
 from openmm_starmd.geometry.so3 import exp_map, log_map
 from openmm_starmd.model.config import ModelConfig
+from openmm_starmd.model.elastic import LEFT_OVER, RIGID, ElasticModel, Expected
 
 NEIGHBOURHOODS = (0.6, 1.2)
 """Radii of the Gaussian neighbourhoods over which noisy displacements are averaged, nm."""
@@ -31,13 +32,15 @@ class Frames:
     anchor_tau : Tensor [B, F]
         Diffusion time of the anchor's contextual noise.
     stride : Tensor [B, F]
-        Physical time since the anchor, ps.
+        Physical time since the anchor, ps. The network takes what is longer than its longest stride for that.
     index : Tensor [F], int64
         Frame index for RoPE; copies of one frame share it.
     noisy : Tensor [F], bool
         True for a frame to be predicted, False for a frame of the history.
     anchored : Tensor [F], bool
         False for a frame with no frame before it.
+    expected : Expected, optional
+        What an elastic prior expects of each frame; needed by networks that have one.
     """
 
     rigids: Rigids
@@ -48,6 +51,7 @@ class Frames:
     index: Tensor
     noisy: Tensor
     anchored: Tensor
+    expected: Expected | None = None
 
 
 @dataclass(frozen=True)
@@ -59,15 +63,18 @@ class Estimate:
     rigids : Rigids [B, F, N]
     scale_translation, scale_rotation : Tensor [B, F]
         Standard deviation left per coordinate, nm and rad: the unit of the network's updates and of its losses.
-    pose : Tensor [B, F, N, 12]
+    pose : Tensor [B, F, N, 12 or 17]
         The noisy pose seen from the anchor in units of its own spread, and the noisy displacement averaged over
-        neighbourhoods of two sizes.
+        neighbourhoods of two sizes. With an elastic prior, see :func:`elastic_estimate`.
+    scale_residue : Tensor [B, F, N], optional
+        Of translations, for each residue, where the unit of updates is not that of the losses.
     """
 
     rigids: Rigids
     scale_translation: Tensor
     scale_rotation: Tensor
     pose: Tensor
+    scale_residue: Tensor | None = None
 
 
 def displacement_spread(stride: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
@@ -110,7 +117,7 @@ def initial_estimate(frames: Frames, config: ModelConfig) -> Estimate:
     noise = schedule.sigma_translation(tau) / schedule.alpha(tau)
     # the rotations' schedule has σ_min > 0 at τ = 0, but a history frame at τ = 0 carries no noise at all
     turn_noise = schedule.sigma_rotation(tau).masked_fill(tau <= 0, 0.0)
-    spread, turn = displacement_spread(frames.stride, config)
+    spread, turn = displacement_spread(frames.stride.clamp(max=config.stride_max), config)
     anchor_noise = schedule.sigma_translation(frames.anchor_tau) / schedule.alpha(frames.anchor_tau)
     anchor_turn = schedule.sigma_rotation(frames.anchor_tau).masked_fill(frames.anchor_tau <= 0, 0.0)
     spread, turn = (spread**2 + anchor_noise**2).sqrt(), (turn**2 + anchor_turn**2).sqrt()
@@ -127,6 +134,121 @@ def initial_estimate(frames: Frames, config: ModelConfig) -> Estimate:
     averages = neighbourhood_averages(noisy.translations - anchor.translations, anchor, spread, noise)
     pose = torch.cat([shift / width, angle / width_turn, *averages], dim=-1)
     return Estimate(blended, scale, scale_turn, pose * frames.anchored[:, None, None].to(pose.dtype))
+
+
+ELASTIC_POSE = 17
+"""Numbers of a residue's pose with an elastic prior."""
+
+
+def undone(frames: Frames, config: ModelConfig, end: int) -> tuple[Rigids, Tensor, Tensor]:
+    """The first `end` frames with the shrinking of their noise undone, and its variances [B, F] in nm² and rad²."""
+    schedule, tau = config.schedule, frames.tau[:, :end]
+    alpha = schedule.alpha(tau)
+    rigids = Rigids(frames.rigids.rotations[:, :end], frames.rigids.translations[:, :end] / alpha[..., None, None])
+    noise = (schedule.sigma_translation(tau) / alpha).square()
+    return rigids, noise, schedule.sigma_rotation(tau).masked_fill(tau <= 0, 0.0).square()
+
+
+@torch.no_grad()
+def with_expected(frames: Frames, elastic: ElasticModel, config: ModelConfig, length: int) -> Frames:
+    """Frames of a training pass, clean copies 0..L-1 and noisy copies 1..L-1, with what is expected of each.
+
+    Parameters
+    ----------
+    frames : Frames
+        2 L - 1 of them.
+    elastic : ElasticModel
+    config : ModelConfig
+    length : int
+        L.
+
+    Returns
+    -------
+    Frames
+    """
+    history, noise, turn_noise = undone(frames, config, length)
+    gaps = frames.stride[:, :length]
+    clock = torch.cat([torch.zeros_like(gaps[:, :1]), gaps[:, 1:]], dim=1).cumsum(1)
+    expected = [elastic.without_history(history.map(lambda x: x[:, :1]), gaps[:, :1])]
+    for number in range(1, length):
+        before = history.map(lambda x: x[:, :number])  # noqa: B023
+        ages = clock[:, number : number + 1] - clock[:, :number]
+        expected.append(elastic.expected(before, ages, noise[:, :number], turn_noise[:, :number]))
+    return replace(frames, expected=Expected.joined([*expected, *expected[1:]]))
+
+
+def elastic_estimate(frames: Frames, elastic: ElasticModel, config: ModelConfig) -> Estimate:
+    """Start of the clean-frame estimate with an elastic prior.
+
+    The posterior of the expected Gaussian given the noisy frame, mode by mode: with variance D along a mode and s of the
+    noise, ``mean + D / (D + s) (noisy − mean)`` and variance ``D s / (D + s)`` are left, the Wiener filter.
+
+    Parameters
+    ----------
+    frames : Frames
+        With `expected`.
+    elastic : ElasticModel
+    config : ModelConfig
+
+    Returns
+    -------
+    Estimate
+        `pose` holds, in each residue's own axes: noisy displacement and turn in units of their spread, displacement of
+        the estimate and of the mean in units of the prior's, mean turn in those of its own, and the logarithms of the
+        prior's spread and of the residue's share in what is left.
+    """
+    expected, schedule, tau, anchor = frames.expected, config.schedule, frames.tau, frames.anchor
+    if expected is None:
+        raise ValueError("frames without what is expected of them: a network with an elastic prior needs it")
+    alpha = schedule.alpha(tau)
+    noise = (schedule.sigma_translation(tau) / alpha).square()  # variances
+    turn_noise = schedule.sigma_rotation(tau).masked_fill(tau <= 0, 0.0).square()
+    noisy = Rigids(frames.rigids.rotations, frames.rigids.translations / alpha[..., None, None])
+    inverse = anchor.rotations.transpose(-1, -2)
+    vectors = elastic.vectors.transpose(-1, -2)  # [B, K, 3N]
+
+    displacement = noisy.translations - anchor.translations
+    centred = (displacement[..., None, :] @ expected.axes).squeeze(-2) - expected.mean
+    flat = centred.flatten(-2)
+    along = flat @ elastic.vectors
+    variance, over = expected.variance, noise[..., None]
+    soft = variance[..., :RIGID] if variance.shape[-1] else expected.turn_variance[..., None]
+    rest = LEFT_OVER * soft.mean(-1)
+    kept = (variance / (variance + over)) * along
+    others = (rest / (rest + noise))[..., None] * (flat - along @ vectors)
+    moved = (kept @ vectors + others).unflatten(-1, centred.shape[-2:]) + expected.mean
+    squares = elastic.squares.transpose(-1, -2)  # [B, K, N]
+    floor = RIGID / 3 * rest[..., None] / squares.shape[-1]  # they are few among all directions
+    left = ((variance * over / (variance + over)) @ squares) / 3 + floor * (over / (rest[..., None] + over))
+    prior = (variance @ squares) / 3 + floor
+    scale = left.mean(-1).sqrt().clamp(min=1e-3)
+    scale_residue = left.sqrt().clamp(min=1e-3)
+
+    turn = log_map(inverse @ noisy.rotations)
+    share = expected.turn_variance / (expected.turn_variance + turn_noise)
+    turned = expected.turn_mean + share[..., None, None] * (turn - expected.turn_mean)
+    scale_turn = (share * turn_noise).sqrt().clamp(min=1e-2)
+    # both in the common axes, then in each residue's own
+    common = (expected.axes @ moved[..., None]).squeeze(-1)
+    shifts = torch.stack([displacement, common, (expected.axes @ expected.mean[..., None]).squeeze(-1)], dim=-1)
+    own_noisy, own_moved, own_mean = (inverse @ shifts).unbind(-1)
+    width = prior.sqrt()[..., None]
+    turn_width = (expected.turn_variance + turn_noise).sqrt()[..., None, None]
+    pose = torch.cat(
+        [
+            own_noisy / (prior + over).sqrt()[..., None],
+            turn / turn_width,
+            own_moved / width,
+            own_mean / width,
+            expected.turn_mean / expected.turn_variance.sqrt()[..., None, None],
+            (width / 0.05).log(),
+            (scale_residue / scale[..., None])[..., None].log(),
+        ],
+        dim=-1,
+    )
+    pose = 5 * torch.tanh(pose / 5) * frames.anchored[:, None, None].to(pose.dtype)
+    blended = Rigids(anchor.rotations @ exp_map(turned), anchor.translations + common)
+    return Estimate(blended, scale, scale_turn, pose, scale_residue)
 
 
 def neighbourhood_averages(displacement: Tensor, anchor: Rigids, spread: Tensor, noise: Tensor) -> list[Tensor]:

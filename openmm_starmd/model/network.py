@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,12 +11,20 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from openmm_starmd.geometry.rigid import Rigids, cb_from_rigids
-from openmm_starmd.geometry.so3 import exp_map
-from openmm_starmd.model.attention import KVCache, RotaryAngles, SpaceTimeAttention
+from openmm_starmd.geometry.so3 import exp_map, log_map
+from openmm_starmd.model.attention import KVCache, RotaryAngles, SpaceTimeAttention, sharpness
 from openmm_starmd.model.conditioner import Conditioner
 from openmm_starmd.model.config import ModelConfig
+from openmm_starmd.model.elastic import ElasticModel
 from openmm_starmd.model.features import TORSIONS, Features
-from openmm_starmd.model.frames import Estimate, Frames, deviation, initial_estimate
+from openmm_starmd.model.frames import (
+    ELASTIC_POSE,
+    Estimate,
+    Frames,
+    deviation,
+    elastic_estimate,
+    initial_estimate,
+)
 from openmm_starmd.model.ipa import InvariantPointAttention
 from openmm_starmd.model.layers import MLP, fourier, radial_basis
 from openmm_starmd.model.masks import FrameMask
@@ -22,11 +32,17 @@ from openmm_starmd.model.openfold import OpenFoldConditioner
 
 DISTANCE_BINS = 16
 LARGEST_DISTANCE = 2.0  # nm
+MODE_TIMES = (1.0, 10.0, 100.0)
+"""Times over which features tell the width of motion, ps."""
+MODE_WIDTHS = (0.03, 0.06, 0.09)
+"""Usual widths of it per coordinate, nm."""
 
 
 @dataclass(frozen=True)
 class Condition:
     """Time-independent inputs of one protein, computed once per rollout.
+
+    Where replicas have references of their own, all but `positions` begin with dimensions [B, 1].
 
     Attributes
     ----------
@@ -37,6 +53,8 @@ class Condition:
     reference : Rigids [N]
     hide_deviation : bool
         As in :class:`openmm_starmd.model.features.Features`.
+    elastic : ElasticModel, optional
+        Of networks with an elastic prior.
     """
 
     s: Tensor
@@ -44,6 +62,26 @@ class Condition:
     positions: Tensor
     reference: Rigids
     hide_deviation: bool = False
+    elastic: ElasticModel | None = None
+
+    @classmethod
+    def of_replicas(cls, conditions: Sequence[Condition]) -> Condition:
+        """Conditions of one protein with references of their own, one a replica."""
+        first = conditions[0]
+
+        def stacked(parts: Sequence[Tensor]) -> Tensor:
+            return torch.stack(list(parts))[:, None]
+
+        reference = Rigids(*(stacked(part) for part in zip(*(c.reference for c in conditions), strict=True)))
+        elastic = [c.elastic for c in conditions if c.elastic is not None]
+        return cls(
+            stacked([c.s for c in conditions]),
+            stacked([c.z for c in conditions]),
+            first.positions,
+            reference,
+            first.hide_deviation,
+            ElasticModel.stacked(elastic) if elastic else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -166,11 +204,53 @@ class Block(nn.Module):
                 z = self.edges(s, z)
         s, z = s.to(dtype), z.to(dtype)
         shift, turn = self.update(self.update_norm(s)).to(rigids.translations.dtype).split(3, dim=-1)
-        step = Rigids(
-            exp_map(given.estimate.scale_rotation[..., None, None] * turn),
-            given.estimate.scale_translation[..., None, None] * shift,
-        )
+        estimate = given.estimate
+        reach = estimate.scale_translation[..., None] if estimate.scale_residue is None else estimate.scale_residue
+        step = Rigids(exp_map(estimate.scale_rotation[..., None, None] * turn), reach[..., None] * shift)
         return s, z, rigids.compose(step)
+
+
+class ModeFeatures(nn.Module):
+    """What the modes of an elastic prior tell of residues and pairs, zero-initialised.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.single = nn.Linear(len(MODE_TIMES), config.conditioner_s)
+        self.pair = nn.Linear(2, config.conditioner_z)
+        for layer in (self.single, self.pair):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, elastic: ElasticModel) -> tuple[Tensor, Tensor]:
+        """Singles [N, conditioner_s]: log width of the motion over three times; pairs [N, N, conditioner_z]: correlation
+        of the motion over 10 ps, and of the slow motion."""
+        residues = elastic.squares.shape[1]
+        spreads = [elastic.spread(time)[0] for time in MODE_TIMES]  # [K] each
+        widths = [(elastic.squares[0] @ spread / 3).clamp(min=1e-8).sqrt() for spread in spreads]
+        single = torch.stack([2 * (width / usual).log() for width, usual in zip(widths, MODE_WIDTHS, strict=True)], -1)
+        vectors = elastic.vectors[0].unflatten(0, (residues, 3))
+        pairs = []
+        for variance in (spreads[1], elastic.slow[0, :-1]):
+            covariance = torch.einsum("iak,jak->ij", vectors * variance, vectors)
+            size = covariance.diagonal().clamp(min=1e-10).sqrt()
+            pairs.append(covariance / (size[:, None] * size))
+        like = self.single.weight
+        return self.single(single.to(like)), self.pair(torch.stack(pairs, dim=-1).to(like))
+
+
+def kept_correction(tau: Tensor, correction: Sequence[tuple[float, float]]) -> Tensor:
+    """Share of the correction at each τ, interpolated in ln τ between pairs of τ and share."""
+    log_tau = tau.clamp(min=1e-8).log()
+    share = torch.full_like(tau, correction[0][1])
+    for (low, before), (high, after) in zip(correction[:-1], correction[1:], strict=True):
+        place = ((log_tau - math.log(low)) / math.log(high / low)).clamp(0, 1)
+        share = share + (after - before) * place
+    return share
 
 
 class Network(nn.Module):
@@ -196,7 +276,8 @@ class Network(nn.Module):
             nn.Linear(config.conditioner_s, config.c_s),
             nn.Linear(config.conditioner_z, config.c_z),
         )
-        self.pose = nn.Linear(18, config.c_s)
+        elastic = config.prior == "elastic"
+        self.pose = nn.Linear(6 + (ELASTIC_POSE if elastic else 12), config.c_s)
         self.distance = nn.Linear(DISTANCE_BINS, config.c_z)
         self.pair_norm = nn.LayerNorm(config.c_z)
         self.kind = nn.Embedding(3, config.c_s)  # frame to predict, frame of the history, first frame
@@ -204,13 +285,19 @@ class Network(nn.Module):
         self.blocks = nn.ModuleList(Block(config, index) for index in range(config.blocks))
         self.head_norm = nn.LayerNorm(config.c_s)
         self.head = MLP(config.c_s, config.c_s, 2 * TORSIONS)
+        self.modes = ModeFeatures(config) if elastic else None
 
     def condition(self, features: Features) -> Condition:
         """Embed a protein once for all its frames."""
         with torch.autocast(features.residue_types.device.type, enabled=False):
             s, z = self.conditioner(features)
+            elastic = None
+            if self.modes is not None:
+                elastic = ElasticModel.of(features, self.config.elastic, features.amplitude)
+                mode_single, mode_pair = self.modes(elastic)
+                s, z = s + mode_single, z + mode_pair
             single, pair, positions = self.single(s), self.pair(z), features.positions()
-            return Condition(single, pair, positions, features.reference, features.hide_deviation)
+            return Condition(single, pair, positions, features.reference, features.hide_deviation, elastic)
 
     def forward(
         self,
@@ -254,7 +341,10 @@ class Network(nn.Module):
         store: bool,
         mixed: bool,
     ) -> Prediction:
-        estimate = initial_estimate(frames, self.config)
+        if condition.elastic is None:
+            estimate = initial_estimate(frames, self.config)
+        else:
+            estimate = elastic_estimate(frames, condition.elastic, self.config)
         rigids = estimate.rigids
         embedding = self._frame_embedding(frames)
         s, z = self._first_features(condition, estimate, embedding)
@@ -265,6 +355,8 @@ class Network(nn.Module):
             self.config.attention_hidden // self.config.attention_heads,
             self.pose.weight.dtype,
         )
+        if self.config.attention_temperature:
+            rotary.sharpness = sharpness(frames.index, count).to(self.pose.weight.dtype)
         given = Pass(estimate, embedding, rotary, mask, cache, store, mixed)
         recompute = self.checkpoint_blocks and self.training and cache is None and torch.is_grad_enabled()
         for block in self.blocks:
@@ -274,16 +366,27 @@ class Network(nn.Module):
                 if recompute
                 else block(s, z, rigids, given)
             )
+        if self.config.correction and not self.training:
+            rigids = self._shrunk(rigids, estimate, frames)
         raw = self.head(self.head_norm(s)).unflatten(-1, (TORSIONS, 2))
         norms = (raw.square().sum(-1) + 1e-8).sqrt()
         return Prediction(rigids, raw / norms[..., None], norms, estimate)
 
+    def _shrunk(self, rigids: Rigids, estimate: Estimate, frames: Frames) -> Rigids:
+        """Predicted frames with the part of the correction to their estimate that ``config.correction`` keeps."""
+        share = kept_correction(frames.tau, self.config.correction)[..., None, None]
+        start = estimate.rigids
+        turn = log_map(start.rotations.transpose(-1, -2) @ rigids.rotations)
+        shift = rigids.translations - start.translations
+        return Rigids(start.rotations @ exp_map(share * turn), start.translations + share * shift)
+
     def _frame_embedding(self, frames: Frames) -> Tensor:
         """Diffusion time, stride and kind of each frame, [B, F, c_s]."""
         log_noise = self.config.schedule.sigma_translation(frames.tau).clamp(min=1e-3).log()
+        stride = frames.stride.clamp(max=self.config.stride_max)
         # one physical scale for both: ln σ spans about ln 1e-3 .. 0, ln Δt in ps about 0 .. ln 1e4
         time = torch.cat(
-            [fourier(log_noise, 8, 16.0), fourier(frames.stride.log(), 8, 32.0), fourier(frames.tau, 8, 2.0)], dim=-1
+            [fourier(log_noise, 8, 16.0), fourier(stride.log(), 8, 32.0), fourier(frames.tau, 8, 2.0)], dim=-1
         ).to(self.pose.weight.dtype)
         # 0, 1 and 2 of a frame to predict, one of the history, and the first
         kind = (2 - frames.anchored.long()).masked_fill(frames.noisy, 0)

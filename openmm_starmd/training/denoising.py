@@ -25,7 +25,7 @@ from openmm_starmd.diffusion.process import forward_noise
 from openmm_starmd.diffusion.schedule import Schedule
 from openmm_starmd.geometry.rigid import Rigids
 from openmm_starmd.model.config import ModelConfig
-from openmm_starmd.model.frames import Frames
+from openmm_starmd.model.frames import Frames, with_expected
 from openmm_starmd.model.masks import block_causal_mask
 from openmm_starmd.model.network import Network
 from openmm_starmd.randomness import keyed_generator
@@ -347,5 +347,7 @@ def next_frames(network: Network, windows: Windows, tau: float, seed: int = 0) -
         anchored=(number > 0).to(device),
     )
     condition = network.condition(windows.protein.read_features().to(device))
+    if condition.elastic is not None:
+        frames = with_expected(frames, condition.elastic, network.config, length)
     prediction = network(condition, frames, block_causal_mask(length, residues, device))
     return prediction.rigids.translations[:, length:]

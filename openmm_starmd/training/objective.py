@@ -11,10 +11,10 @@ from torch import Tensor
 
 from openmm_starmd.data.batches import Batch
 from openmm_starmd.diffusion import igso3
-from openmm_starmd.diffusion.process import forward_noise
+from openmm_starmd.diffusion.process import centred, forward_noise
 from openmm_starmd.geometry.rigid import Rigids
 from openmm_starmd.geometry.so3 import exp_map
-from openmm_starmd.model.frames import Frames
+from openmm_starmd.model.frames import Frames, with_expected
 from openmm_starmd.model.masks import block_causal_mask
 from openmm_starmd.model.network import Network, Prediction
 from openmm_starmd.randomness import Draw, draw_together, keyed_generator, normal, uniform
@@ -62,6 +62,9 @@ def training_draws(length: int, residues: int) -> dict[str, Draw]:
         "target angle": uniform(later, residues),
         "target axis": normal(later, residues, 3),
         "target translation": normal(later, residues, 3),
+        # drawn last, so that windows without an end of high noise have the numbers they had
+        "lowered": uniform(later),
+        "lowered log_tau": uniform(later),
     }
 
 
@@ -98,16 +101,25 @@ def noise_batch(batch: Batch, network: Network, settings: ObjectiveSettings) -> 
         batch.rigids.rotations @ exp_map(settings.jitter_rotation * jittered * draws["turn"]),
         batch.rigids.translations + settings.jitter_translation * jittered * draws["shift"],
     )
-    clean = forward_noise(history, context, draws["translation"], rotation_noise, schedule)
+    noise = centred(draws["translation"]) if network.config.centred_noise else draws["translation"]
+    clean = forward_noise(history, context, noise, rotation_noise, schedule)
 
     truth = batch.rigids.map(lambda x: x[:, 1:])
     later = length - 1
     log_tau = math.log(settings.tau_min) * draws["log_tau"]
     flat = settings.tau_min + (1 - settings.tau_min) * draws["tau"]
     tau = torch.where(draws["which"] < settings.log_uniform, log_tau.exp(), flat)
+    step = batch.key[1]
+    if settings.high_steps and step >= settings.high_steps:
+        low = math.log(settings.high_tau) + math.log(settings.tau_min / settings.high_tau) * draws["lowered log_tau"]
+        lowered = (tau > settings.high_tau) & (draws["lowered"] >= settings.high_share)
+        tau = torch.where(lowered, low.exp(), tau)
     sigma = schedule.sigma_rotation(tau)[..., None].expand(samples, later, residues)
     rotation_noise = igso3.sample(sigma, draws["target angle"], draws["target axis"]).to(dtype)
-    noisy = forward_noise(truth, tau, draws["target translation"], rotation_noise, schedule)
+    noise = draws["target translation"]
+    if network.config.centred_noise:
+        noise = centred(noise)
+    noisy = forward_noise(truth, tau, noise, rotation_noise, schedule)
 
     undone = Rigids(clean.rotations, clean.translations / schedule.alpha(context)[..., None, None])
     anchor = undone.map(lambda x: torch.cat([x[:, :1], x[:, :-1], x[:, :-1]], dim=1))
@@ -118,7 +130,7 @@ def noise_batch(batch: Batch, network: Network, settings: ObjectiveSettings) -> 
         anchor=anchor,
         tau=torch.cat([context, tau], dim=1),
         anchor_tau=anchor_context,
-        stride=torch.cat([batch.stride, batch.stride[:, 1:]], dim=1).clamp(max=network.config.stride_max),
+        stride=torch.cat([batch.stride, batch.stride[:, 1:]], dim=1),
         index=torch.cat([number, number[1:]]),
         noisy=torch.arange(2 * length - 1, device=device) >= length,
         anchored=torch.cat([number > 0, number[1:] > 0]),
@@ -130,7 +142,10 @@ def training_pass(network: Network, batch: Batch, noised: NoisedBatch) -> Predic
     """Predict the noisy copies of a batch in one block-causal pass; the prediction holds those frames only."""
     length, residues = batch.rigids.translations.shape[1:3]
     mask = block_causal_mask(length, residues, batch.rigids.translations.device)
-    prediction = network(network.condition(batch.features), noised.frames, mask)
+    condition, frames = network.condition(batch.features), noised.frames
+    if condition.elastic is not None:
+        frames = with_expected(frames, condition.elastic, network.config, length)
+    prediction = network(condition, frames, mask)
 
     def noisy_copies(x: Tensor) -> Tensor:
         return x[:, length:]
@@ -145,6 +160,7 @@ def training_pass(network: Network, batch: Batch, noised: NoisedBatch) -> Predic
             noisy_copies(estimate.scale_translation),
             noisy_copies(estimate.scale_rotation),
             noisy_copies(estimate.pose),
+            None if estimate.scale_residue is None else noisy_copies(estimate.scale_residue),
         ),
     )
 

@@ -345,7 +345,7 @@ GAINED = ("conditioner.torsions.weight",)
 SIZES = (
     *("anchored", "conditioner", "reference_torsions", "c_s", "c_z", "blocks", "conditioner_layers"),
     *("conditioner_s", "conditioner_z", "ipa_heads", "ipa_hidden", "ipa_query_points", "ipa_value_points"),
-    *("attention_layers", "attention_heads", "attention_hidden", "mlp_ratio"),
+    *("attention_layers", "attention_heads", "attention_hidden", "mlp_ratio", "prior", "attention_temperature"),
 )
 """Settings of the model that weights are made for."""
 

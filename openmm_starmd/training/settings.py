@@ -54,6 +54,10 @@ class ObjectiveSettings:
         best estimate is a mean over structures and need not look like one.
     weights : tuple of (str, float)
         Name and weight of each loss, of :data:`LOSSES`.
+    high_tau, high_steps, high_share : float, int, float
+        What little data tell of τ above `high_tau` is learned soon, and more steps learn them by heart: after the first
+        `high_steps` steps only `high_share` of the τ drawn above it stay there, and the others are drawn
+        log-uniformly below it. 0 steps for no such end.
     """
 
     tau_min: float = 5e-4
@@ -72,8 +76,16 @@ class ObjectiveSettings:
         ("torsion", 0.1),
         ("clash", 1.0),
     )
+    high_tau: float = 0.05
+    high_steps: int = 0
+    high_share: float = 0.15
 
     def __post_init__(self) -> None:
+        if not self.tau_min < self.high_tau < 1 or self.high_steps < 0 or not 0 <= self.high_share <= 1:
+            raise ValueError(
+                f"high_tau is {self.high_tau}, high_steps {self.high_steps} and high_share {self.high_share}: the first "
+                "must lie between tau_min and 1, the second must not be negative, the third lies in [0, 1]"
+            )
         if not 0 < self.tau_min < 1:
             raise ValueError(f"tau_min is {self.tau_min}; it must lie between 0 and 1")
         for name in ("log_uniform", "context_probability", "context_tau", "jitter_probability"):

@@ -1,0 +1,305 @@
+"""The elastic prior: where the next frame lies, and how widely it scatters, by the modes of an elastic network.
+
+What the anchored form starts from before it has seen the noisy frame is a Gaussian of the next frame. Its isotropic form
+knows the time since the last frame alone. Here every mode of an elastic network of the reference structure is a Gaussian
+process in time: a fast and a slow Ornstein-Uhlenbeck component and a constant part about the reference,
+
+    C(t) = Vf exp(-rf |t|) + Vs exp(-rs |t|) + Vc.
+
+Its mean and variance given the frames of the history, noised as they are, follow by kriging (Rasmussen and Williams
+2006, Gaussian Processes for Machine Learning, eqs. 2.23 and 2.24): soft modes spread more than stiff ones, the mean goes
+back to the reference and to older frames as far as motion does, and all of it grows with the stride. Variances and rates
+are powers of a mode's stiffness, fitted once to MD of training proteins (``benchmarks/derive/elastic_prior.py``).
+
+Displacements are seen in axes that turn with each residue's surroundings, so that a part that has moved takes its modes
+along.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openmm_starmd.analysis.network_models import neighbourhoods, smooth_hessian
+from openmm_starmd.geometry.rigid import Rigids, superpose
+from openmm_starmd.geometry.so3 import log_map
+from openmm_starmd.geometry.superposition import superposition
+from openmm_starmd.model.elastic_settings import ElasticSettings
+from openmm_starmd.model.features import Features
+
+RIGID = 6
+"""Directions of rigid motion, and of what else the modes leave over: a rotation of surroundings is not one of the whole."""
+REACH = 4
+"""Residues to each side whose superposition gives a residue's axes; 9 residues in all."""
+FRAME_NOISE, FRAME_TURN_NOISE = 0.003, 0.01
+"""Standard deviation that frames of a history are not trusted beyond, nm and rad."""
+CONDITIONING = 1e-4
+"""Share of a mode's variance added to the diagonal, so that single precision solves for weights."""
+LEFT_OVER = 0.1
+"""Variance along the left-over directions over the mean of that along the six softest modes."""
+
+@dataclass(frozen=True)
+class Expected:
+    """The Gaussian of each of F frames, given the frames before it.
+
+    Attributes
+    ----------
+    axes : Tensor [B, F, N, 3, 3]
+        Rotation of each residue's surroundings from the reference to the last frame before.
+    mean : Tensor [B, F, N, 3]
+        Mean displacement from the last frame before, in those axes, nm.
+    variance : Tensor [B, F, K]
+        Along each mode, nm².
+    turn_mean : Tensor [B, F, N, 3]
+        Mean rotation vector from the last frame before, in the residue's own axes, rad.
+    turn_variance : Tensor [B, F]
+        Of each of its coordinates, rad².
+    """
+
+    axes: Tensor
+    mean: Tensor
+    variance: Tensor
+    turn_mean: Tensor
+    turn_variance: Tensor
+
+    @classmethod
+    def joined(cls, parts: list[Expected]) -> Expected:
+        """Frames of several, one after the other."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts], dim=1) for name in cls.__dataclass_fields__))
+
+    def frames(self, begin: int, end: int | None = None) -> Expected:
+        """Some of the frames."""
+        return Expected(*(getattr(self, name)[:, begin:end] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class ElasticModel:
+    """Modes of one protein, or of one reference each of B replicas, with the statistics of their motion.
+
+    The first dimension, B, is 1 where all replicas share a reference.
+
+    Attributes
+    ----------
+    reference : Rigids [B, N]
+    around : Tensor [N, 9], int64, or None
+        Residues whose superposition gives each one's axes; None for fewer than three residues.
+    vectors : Tensor [B, 3N, K]
+        Orthonormal.
+    squares : Tensor [B, N, K]
+        Squared length of each residue's part of a mode.
+    fast, fast_rate, slow, slow_rate, constant : Tensor [B, K + 1]
+        Variances in nm² and rates in 1/ps; the last of each is that of a rotation vector's coordinate, in rad².
+    """
+
+    reference: Rigids
+    around: Tensor | None
+    vectors: Tensor
+    squares: Tensor
+    fast: Tensor
+    fast_rate: Tensor
+    slow: Tensor
+    slow_rate: Tensor
+    constant: Tensor
+
+    @classmethod
+    def of(cls, features: Features, settings: ElasticSettings, amplitude: float = 0.0) -> ElasticModel:
+        """Modes of the reference structure of one protein.
+
+        Parameters
+        ----------
+        features : Features
+            N residues; whatever device, the eigenvalue problem is solved on the CPU in float64.
+        settings : ElasticSettings
+        amplitude : float
+            Natural logarithm of a factor on all displacements, beside what `settings` say of the protein.
+
+        Returns
+        -------
+        ElasticModel
+            On the device and with the precision of the reference.
+        """
+        alphas = features.reference.translations.detach().cpu().double().numpy()
+        bonded = features.bonded.detach().cpu().numpy()
+        stiffness, vectors = elastic_modes(alphas, bonded)
+        stiffness = np.maximum(stiffness, settings.stiffness_min)
+        if settings.amplitude:
+            amplitude += float(np.dot(settings.amplitude, [1.0, *amplitude_features(alphas, bonded)]))
+        parts = statistics(torch.from_numpy(stiffness), settings, amplitude)
+        around = torch.from_numpy(neighbourhoods(alphas, bonded, REACH)) if len(alphas) > 2 else None
+        like = features.reference.translations
+        modes = torch.from_numpy(vectors)
+        squares = modes.unflatten(0, (len(alphas), 3)).square().sum(1)
+        return cls(
+            features.reference.map(lambda x: x[None]),
+            None if around is None else around.to(like.device),
+            *(x.to(like)[None] for x in (modes, squares, *parts)),
+        )
+
+    @classmethod
+    def stacked(cls, models: list[ElasticModel]) -> ElasticModel:
+        """One model a replica as one model of B replicas."""
+        first = models[0]
+        reference = Rigids(*(torch.cat(part) for part in zip(*(model.reference for model in models), strict=True)))
+        names = ("vectors", "squares", "fast", "fast_rate", "slow", "slow_rate", "constant")
+        return cls(reference, first.around, *(torch.cat([getattr(model, name) for model in models]) for name in names))
+
+    def spread(self, time: float) -> Tensor:
+        """Variance of the displacement over `time` ps along each mode, nm²: [B, K]."""
+        grown = 2 * self.fast * (1 - torch.exp(-self.fast_rate * time))
+        grown = grown + 2 * self.slow * (1 - torch.exp(-self.slow_rate * time))
+        return grown[:, :-1]
+
+    def axes(self, anchor: Rigids) -> Tensor:
+        """Rotation of each residue's surroundings from the reference to `anchor` [B, F, N]: [B, F, N, 3, 3]."""
+        if self.around is None:
+            return anchor.rotations @ self.reference.rotations[:, None].transpose(-1, -2)
+        here = anchor.translations[..., self.around, :]
+        there = self.reference.translations[:, None][..., self.around, :].expand(here.shape)
+        return superposition(there, here)[0]
+
+    def weights(self, ages: Tensor, nugget: Tensor, turn_nugget: Tensor) -> tuple[Tensor, Tensor]:
+        """Kriging of a frame from n others.
+
+        Parameters
+        ----------
+        ages : Tensor [B, n]
+            How long before the frame they were, ps.
+        nugget, turn_nugget : Tensor [B, n]
+            Variance of their noise per coordinate, nm² and rad².
+
+        Returns
+        -------
+        weights : Tensor [B, n, K + 1]
+            Of each one's displacement from the reference.
+        variance : Tensor [B, K + 1]
+            That is left.
+        """
+        total = self.fast + self.slow + self.constant
+
+        def correlation(time: Tensor) -> Tensor:  # [B, ...] to [B, K + 1, ...]
+            more = (...,) + (None,) * (time.ndim - 1)
+            there = time[:, None]
+            decayed = self.fast[more] * torch.exp(-self.fast_rate[more] * there)
+            decayed = decayed + self.slow[more] * torch.exp(-self.slow_rate[more] * there)
+            return (self.constant[more] + decayed) / total[more]
+
+        matrix = correlation((ages[:, :, None] - ages[:, None]).abs())  # [B, K + 1, n, n]
+        modes = self.fast.shape[1] - 1
+        noise = (nugget + FRAME_NOISE**2)[:, None].expand(-1, modes, -1)
+        noise = torch.cat([noise, (turn_nugget + FRAME_TURN_NOISE**2)[:, None]], dim=1) / total[..., None]
+        matrix = matrix + torch.diag_embed(noise + CONDITIONING)
+        towards = correlation(ages)  # [B, K + 1, n]
+        weights = torch.linalg.solve(matrix, towards[..., None])[..., 0]
+        variance = total * (1 - (weights * towards).sum(-1)).clamp(min=CONDITIONING)
+        return weights.movedim(-1, 1), variance
+
+    def expected(self, history: Rigids, ages: Tensor, nugget: Tensor, turn_nugget: Tensor) -> Expected:
+        """The Gaussian of one frame given those before it.
+
+        Parameters
+        ----------
+        history : Rigids [B, n, N]
+            Oldest first, on one another; the last is what the frame's displacement is measured from.
+        ages, nugget, turn_nugget : Tensor [B, n]
+            As for :meth:`weights`.
+
+        Returns
+        -------
+        Expected
+            Of one frame.
+        """
+        samples, count, residues = history.translations.shape[:3]
+        anchor = history.map(lambda x: x[:, -1:])
+        axes = self.axes(anchor)
+        weights, variance = self.weights(ages, nugget, turn_nugget)
+        placed = self.reference.map(lambda x: x.expand(samples, *x.shape[1:]))
+        placed = superpose(placed, anchor.translations[:, 0])
+        # displacements from the reference: of the last frame, and of the others from that
+        shift = placed.translations[:, None] - history.translations  # [B, n, N, 3]
+        coordinates = self.coordinates(axes, shift)  # [B, n, K]
+        to_reference = self.coordinates(axes, placed.translations[:, None] - anchor.translations)  # [B, 1, K]
+        mean = to_reference[:, 0] - (weights[..., :-1] * coordinates).sum(1)  # from the anchor
+        inverse = anchor.rotations.transpose(-1, -2)
+        turns = log_map(inverse @ history.rotations)  # [B, n, N, 3], none for the last
+        home = log_map(inverse @ placed.rotations[:, None])
+        turn_mean = home[:, 0] + (weights[:, :, -1, None, None] * (turns - home)).sum(1)
+        moved = (mean[:, None] @ self.vectors.transpose(-1, -2)).unflatten(-1, (residues, 3))
+        return Expected(axes, moved, variance[:, None, :-1], turn_mean[:, None], variance[:, None, -1])
+
+    def coordinates(self, axes: Tensor, shift: Tensor) -> Tensor:
+        """Displacements [B, F, N, 3] of the common axes along each mode in `axes` [B, F or 1, N, 3, 3]: [B, F, K]."""
+        return (shift[..., None, :] @ axes).flatten(-3) @ self.vectors
+
+    def without_history(self, frames: Rigids, stride: Tensor) -> Expected:
+        """The Gaussian of frames that no frame was before, about themselves; of the width of `stride` [B, F], ps."""
+        axes = self.axes(frames)
+        zero = torch.zeros_like(frames.translations)
+        time = stride[..., None]
+        grown = 2 * self.fast[:, None] * (1 - torch.exp(-self.fast_rate[:, None] * time))
+        grown = grown + 2 * self.slow[:, None] * (1 - torch.exp(-self.slow_rate[:, None] * time))
+        return Expected(axes, zero, grown[..., :-1], zero, grown[..., -1])
+
+
+def elastic_modes(alphas: np.ndarray, bonded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 3N - 6 stiffest modes of :func:`openmm_starmd.analysis.network_models.smooth_hessian`.
+
+    Parameters
+    ----------
+    alphas : ndarray [N, 3]
+        nm.
+    bonded : ndarray [N - 1], bool
+
+    Returns
+    -------
+    stiffness : ndarray [K]
+        Rising; not below zero.
+    vectors : ndarray [3N, K]
+    """
+    values, vectors = np.linalg.eigh(smooth_hessian(alphas, bonded))
+    return np.maximum(values[RIGID:], 0.0), vectors[:, RIGID:]
+
+
+def statistics(stiffness: Tensor, settings: ElasticSettings, amplitude: float | Tensor = 0.0) -> tuple[Tensor, ...]:
+    """Fast variance and rate, slow variance and rate, constant variance of modes [K], a rotation's at the end: [K + 1]."""
+    s = settings
+    fast = s.fast * stiffness**-s.fast_power + s.fast_floor
+    slow = s.slow * stiffness**-s.slow_power / (1 + (stiffness / s.slow_limit) ** 2)
+    parts = [
+        (fast, s.turn_fast),
+        (s.fast_rate * stiffness**s.fast_rate_power, s.turn_fast_rate),
+        (slow, s.turn_slow),
+        (s.slow_rate * stiffness**s.slow_rate_power, s.turn_slow_rate),
+        (s.constant * (fast + slow), s.turn_constant * (s.turn_fast + s.turn_slow)),
+    ]
+    scale = torch.exp(2 * torch.as_tensor(amplitude, dtype=stiffness.dtype))
+    whole = [torch.cat([modes, torch.as_tensor(turn, dtype=modes.dtype).reshape(1)]) for modes, turn in parts]
+    return tuple(part * scale if place in (0, 2, 4) else part for place, part in enumerate(whole))
+
+
+def amplitude_features(alphas: np.ndarray, bonded: np.ndarray) -> list[float]:
+    """What a protein's amplitude is read off: about zero in a folded protein of a hundred residues, of order one.
+
+    Parameters
+    ----------
+    alphas : ndarray [N, 3]
+        Of the reference structure, nm.
+    bonded : ndarray [N - 1], bool
+
+    Returns
+    -------
+    list of float
+        Mean number of Cα within 1 nm, over 10, less 2; ln of residues over 60; shares of helix and of strand, by Cα
+        three and two apart along the chain (5.0 to 6.2 Å, and above 6.1 Å).
+    """
+    count = len(alphas)
+    distances = np.linalg.norm(alphas[:, None] - alphas[None], axis=-1)
+    contacts = ((distances < 1.0).sum() - count) / count
+    bonded = np.asarray(bonded, dtype=bool)
+    third = distances.diagonal(3)[bonded[:-2] & bonded[1:-1] & bonded[2:]] if count > 3 else np.zeros(0)
+    second = distances.diagonal(2)[bonded[:-1] & bonded[1:]] if count > 2 else np.zeros(0)
+    helix = float(((third > 0.5) & (third < 0.62)).mean()) if len(third) else 0.0
+    strand = float((second > 0.61).mean()) if len(second) else 0.0
+    return [contacts / 10 - 2, float(np.log(count / 60)), helix - 0.4, strand - 0.3]
