@@ -3,12 +3,12 @@
 # From the root of the repository. RUN is the folder of the run; a checkpoint.ckpt there is gone on with.
 set -e
 run=$1 shared=${2:-../shared/data}
-exclude=$(python - <<'PYTHON'
+mapfile -t exclude < <(python - <<'PYTHON'
 import json
 from benchmarks.reference_augmentation import SPLIT, not_trained_on
-print(" ".join(f"--exclude {name}" for name in not_trained_on(json.loads(SPLIT.read_text()))))
+print("\n".join(f"--exclude={name}" for name in not_trained_on(json.loads(SPLIT.read_text()))))
 PYTHON
 )
 exec python -m openmm_starmd.cli train "$shared/md" "$shared/md200" benchmarks/data benchmarks/data/training benchmarks/data/pool \
-    --config benchmarks/training/starmd-mini-v3/recipe.json --split benchmarks/data/split.json $exclude \
+    --config benchmarks/training/starmd-mini-v3/recipe.json --split benchmarks/data/split.json "${exclude[@]}" \
     --output "$run" --resume --accelerator cpu
