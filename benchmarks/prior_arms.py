@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--tokens", type=int, default=WINDOWS.tokens)
-    parser.add_argument("--windows", type=int, default=8, help="windows of a protein and stride to denoise")
+    parser.add_argument("--windows", type=int, default=4, help="windows of a protein and stride to denoise")
     parser.add_argument("--compare", default="starmd-mini-v2", help="weights that are judged beside")
     parser.add_argument("--json", type=Path, default=RESULTS / "prior_arms.json")
     add_markdown_option(parser, "prior-arms")

@@ -227,7 +227,11 @@ def main() -> None:
                 protein: found | {"role": "choose" if protein in chosen else "report"}
                 for protein, found in judge(judged, settings, 12).items()
             }
-            for name, settings in (("one amplitude for all", plain), ("amplitude of each", read), ("start of the fit", START))
+            for name, settings in (
+                ("one amplitude for all", plain),
+                ("amplitude of each", read),
+                ("start of the fit", START),
+            )
         },
     }
     write_json(arguments.json, content)

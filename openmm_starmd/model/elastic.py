@@ -41,6 +41,7 @@ CONDITIONING = 1e-4
 LEFT_OVER = 0.1
 """Variance along the left-over directions over the mean of that along the six softest modes."""
 
+
 @dataclass(frozen=True)
 class Expected:
     """The Gaussian of each of F frames, given the frames before it.

@@ -76,6 +76,16 @@ class Estimate:
     pose: Tensor
     scale_residue: Tensor | None = None
 
+    def frames(self, begin: int) -> Estimate:
+        """The frames from `begin` on."""
+        return Estimate(
+            self.rigids.map(lambda x: x[:, begin:]),
+            self.scale_translation[:, begin:],
+            self.scale_rotation[:, begin:],
+            self.pose[:, begin:],
+            None if self.scale_residue is None else self.scale_residue[:, begin:],
+        )
+
 
 def displacement_spread(stride: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor]:
     """Spread per coordinate of a residue's motion over `stride` ps: translations in nm, rotation vectors in rad."""

@@ -105,6 +105,15 @@ class Prediction:
     torsion_norms: Tensor
     estimate: Estimate
 
+    def frames(self, begin: int) -> Prediction:
+        """The frames from `begin` on."""
+        return Prediction(
+            self.rigids.map(lambda x: x[:, begin:]),
+            self.torsions[:, begin:],
+            self.torsion_norms[:, begin:],
+            self.estimate.frames(begin),
+        )
+
 
 @dataclass(frozen=True)
 class Pass:

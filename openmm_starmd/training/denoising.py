@@ -27,7 +27,7 @@ from openmm_starmd.geometry.rigid import Rigids
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.frames import Frames, with_expected
 from openmm_starmd.model.masks import block_causal_mask
-from openmm_starmd.model.network import Network
+from openmm_starmd.model.network import Network, Prediction
 from openmm_starmd.randomness import keyed_generator
 from openmm_starmd.training.settings import DenoisingSettings
 
@@ -306,9 +306,14 @@ def rmse(estimate: Tensor, truth: Tensor) -> float:
     return ANGSTROM * float((estimate.double() - truth.double()).square().sum(-1).mean().sqrt())
 
 
-@torch.inference_mode()
 def next_frames(network: Network, windows: Windows, tau: float, seed: int = 0) -> Tensor:
-    """The network's estimates of the Cα positions of the targets, each noised to `tau`, in one pass.
+    """The network's estimates of the Cα positions of the targets, as :func:`predicted` gives them: [B, L - 1, N, 3]."""
+    return predicted(network, windows, tau, seed).rigids.translations
+
+
+@torch.inference_mode()
+def predicted(network: Network, windows: Windows, tau: float, seed: int = 0) -> Prediction:
+    """What the network says of the targets, each noised to `tau`, in one pass.
 
     Parameters
     ----------
@@ -320,8 +325,8 @@ def next_frames(network: Network, windows: Windows, tau: float, seed: int = 0) -
 
     Returns
     -------
-    Tensor [B, L - 1, N, 3]
-        nm, on the network's device.
+    Prediction
+        Of L - 1 frames, on the network's device.
     """
     device = next(network.parameters()).device
     samples, length, residues = windows.rigids.translations.shape[:3]
@@ -350,4 +355,4 @@ def next_frames(network: Network, windows: Windows, tau: float, seed: int = 0) -
     if condition.elastic is not None:
         frames = with_expected(frames, condition.elastic, network.config, length)
     prediction = network(condition, frames, block_causal_mask(length, residues, device))
-    return prediction.rigids.translations[:, length:]
+    return prediction.frames(length)

@@ -145,24 +145,7 @@ def training_pass(network: Network, batch: Batch, noised: NoisedBatch) -> Predic
     condition, frames = network.condition(batch.features), noised.frames
     if condition.elastic is not None:
         frames = with_expected(frames, condition.elastic, network.config, length)
-    prediction = network(condition, frames, mask)
-
-    def noisy_copies(x: Tensor) -> Tensor:
-        return x[:, length:]
-
-    estimate = prediction.estimate
-    return Prediction(
-        prediction.rigids.map(noisy_copies),
-        noisy_copies(prediction.torsions),
-        noisy_copies(prediction.torsion_norms),
-        type(estimate)(
-            estimate.rigids.map(noisy_copies),
-            noisy_copies(estimate.scale_translation),
-            noisy_copies(estimate.scale_rotation),
-            noisy_copies(estimate.pose),
-            None if estimate.scale_residue is None else noisy_copies(estimate.scale_residue),
-        ),
-    )
+    return network(condition, frames, mask).frames(length)
 
 
 def loss_terms(
