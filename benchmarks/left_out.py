@@ -84,7 +84,7 @@ def table(content: dict[str, Any]) -> str:
         f"{settings['seeds']} seeds of {settings['frames']} frames at {settings['stride']:g} ps. Step, amplitude: over "
         "MD's. RMSD to start: mean of the second half, MD's mean (its highest).",
         "",
-        "| protein | role | MD frames | weights | valid % | step | amplitude | RMSF r (network) | RMSD to start, Å (MD) |",
+        "| protein | role | MD frames | weights | valid % | step | amplitude | r (network) | RMSD to start, Å (MD) |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, protein in content["proteins"].items():

@@ -3,7 +3,7 @@
     python -m benchmarks.prior_arms --store arms --markdown --left-out-data ../shared/data/md200 benchmarks/data/pool \\
         --data ../shared/data/md ../shared/data/md200 benchmarks/data benchmarks/data/training
 
-Every arm adds one thing to the arm before. All have the same steps, tokens, data and seeds, and begin with random weights.
+Every arm adds one thing to the arm before. All have the same steps, tokens, data and seeds, and random first weights.
 Those proteins judge that ``report`` of benchmarks/data/split.json names, which neither train nor choose weights. A run
 that was stopped goes on from its last checkpoint.
 """
@@ -118,7 +118,7 @@ def report(content: dict[str, Any]) -> str:
         there = sum(stride in p["strides"] for p in content["proteins"])
         last = pick(content["untrained"]["rows"], "mean", stride, taus[0], "last_frame")
         lines += [
-            f"Next frame at {stride:g} ps, RMSE (Å) at τ, {there} protein{'s' if there > 1 else ''}; last frame {last:.3f}:",
+            f"Next frame at {stride:g} ps, RMSE (Å) at τ; {there} of the proteins, last frame {last:.3f}:",
             "",
             f"| | parameters | {' | '.join(f'{tau:g}' for tau in taus)} |",
             "|---" * (len(taus) + 2) + "|",

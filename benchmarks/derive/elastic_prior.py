@@ -3,8 +3,8 @@
     python -m benchmarks.derive.elastic_prior --data ../shared/data/md ../shared/data/md200 benchmarks/data \\
         benchmarks/data/training --left-out-data ../shared/data/md200 benchmarks/data/pool
 
-Maximum likelihood of the next frame given true histories (model/elastic.py), every mode of every target one observation,
-with an amplitude a protein that is free in the fit. A ridge regression then reads amplitudes off a structure. Proteins
+Maximum likelihood of the next frame given true histories (model/elastic.py), every mode of every target one
+observation, with an amplitude a protein that is free in the fit. A ridge regression then reads amplitudes off a structure. Proteins
 that choose weights (``choose`` of benchmarks/data/split.json) judge whether that is better than none. Three in ten
 references are deformed along soft modes, as in training.
 """
@@ -66,9 +66,8 @@ class Structures:
         alphas, bonded = reference.translations.numpy(), batch.features.bonded.numpy()
         key = alphas.tobytes()
         if key not in self._known:
-            stiffness, vectors = elastic_modes(alphas, bonded)
-            around = torch.from_numpy(neighbourhoods(alphas, bonded, REACH))
-            self._known[key] = torch.from_numpy(stiffness), torch.from_numpy(vectors), around
+            modes = [torch.from_numpy(part) for part in elastic_modes(alphas, bonded)]
+            self._known[key] = modes[0], modes[1], torch.from_numpy(neighbourhoods(alphas, bonded, REACH))
         stiffness, vectors, around = self._known[key]
         squares = vectors.unflatten(0, (len(alphas), 3)).square().sum(1)
         parts = statistics(stiffness.clamp(min=numbers.stiffness_min), numbers, amplitude)
@@ -78,8 +77,14 @@ class Structures:
 
 
 def likelihood(batch: Batch, model: ElasticModel) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Negative log-likelihood per coordinate of each target of a batch, of its rotations, and the log of its mean squared
-    innovation over the variance that was expected; None for a batch without targets."""
+    """What the targets of a batch were worth; None for a batch without targets.
+
+    Returns
+    -------
+    tuple of Tensor [targets]
+        Negative log-likelihood per coordinate, the same of rotations, and the log of the mean squared innovation over
+        the variance that was expected.
+    """
     rigids = batch.rigids.map(lambda x: x.double())
     gaps = batch.stride.double()
     clock = torch.cat([torch.zeros_like(gaps[:, :1]), gaps[:, 1:]], dim=1).cumsum(1)
@@ -155,7 +160,7 @@ def fit(proteins: Sequence[ProteinData], steps: int, stiffness_min: float) -> tu
 
 
 def regression(proteins: Sequence[ProteinData], amplitudes: Mapping[str, float]) -> tuple[list[float], float]:
-    """Intercept and slopes of the amplitude, and the share of its variance that they explain on proteins in turn left out."""
+    """Intercept and slopes of the amplitude, and the share of its variance explained, each protein left out in turn."""
     rows = np.array([[1.0, *features(protein)] for protein in proteins])
     target = np.array([amplitudes[protein.name] for protein in proteins])
     penalty = RIDGE * np.diag([0.0, *rows[:, 1:].var(0)])
@@ -204,12 +209,8 @@ def main() -> None:
     pool = open_data(arguments.data, not_trained_on(split))
     chosen = {item["name"] for item in split["choose"]}
     judged = left_out(arguments.left_out_data, split)
-    softest = []
-    for protein in pool:
-        found = protein.read_features()
-        softest.append(elastic_modes(found.reference.translations.double().numpy(), found.bonded.numpy())[0][0])
-    print(f"{len(pool)} proteins; softest modes from {min(softest):.4f}, 5 % under {np.quantile(softest, 0.05):.4f}")
-    stiffness_min = float(np.quantile(softest, 0.05))
+    # softer modes, of extended peptides, do not follow the powers; the softest of folded proteins of the pool are stiffer
+    stiffness_min = ElasticSettings.stiffness_min
     logs, amplitudes = fit(pool, arguments.steps, stiffness_min)
     values = {name: float(f"{value:.4g}") for name, value in zip(FREE, logs.exp().tolist(), strict=True)}
     mean = float(np.mean(list(amplitudes.values())))

@@ -77,11 +77,11 @@ class ModelConfig:
     elastic : ElasticSettings
         Numbers of the elastic prior.
     attention_temperature : bool
-        Whether the logits of joint attention have a learned scale a head and grow with ln(tokens seen), so that attention
-        is as sharp for many tokens as for few.
+        Whether the logits of joint attention have a learned scale a head and grow with ln(tokens seen), so that
+        attention is as sharp for many tokens as for few.
     centred_noise : bool
-        Whether the noise of translations has no mean over a frame's residues. Frames are centred, so that noise of their
-        centre tells nothing, and a network that sees invariants alone could not take it off.
+        Whether the noise of translations has no mean over a frame's residues. Frames are centred, so that noise of
+        their centre tells nothing, and a network that sees invariants alone could not take it off.
     lasting_reference : bool
         Whether the reference structure stays that of the simulation's start when classical MD hands over; else it is
         the hand-over's. Positions that a user sets are a new reference either way.

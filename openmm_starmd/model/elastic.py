@@ -1,15 +1,15 @@
 """The elastic prior: where the next frame lies, and how widely it scatters, by the modes of an elastic network.
 
-What the anchored form starts from before it has seen the noisy frame is a Gaussian of the next frame. Its isotropic form
-knows the time since the last frame alone. Here every mode of an elastic network of the reference structure is a Gaussian
-process in time: a fast and a slow Ornstein-Uhlenbeck component and a constant part about the reference,
+What the anchored form starts from before it has seen the noisy frame is a Gaussian of the next frame. Its isotropic
+form knows the time since the last frame alone. Here every mode of an elastic network of the reference structure is a
+Gaussian process in time: a fast and a slow Ornstein-Uhlenbeck component and a constant part about the reference,
 
     C(t) = Vf exp(-rf |t|) + Vs exp(-rs |t|) + Vc.
 
 Its mean and variance given the frames of the history, noised as they are, follow by kriging (Rasmussen and Williams
-2006, Gaussian Processes for Machine Learning, eqs. 2.23 and 2.24): soft modes spread more than stiff ones, the mean goes
-back to the reference and to older frames as far as motion does, and all of it grows with the stride. Variances and rates
-are powers of a mode's stiffness, fitted once to MD of training proteins (``benchmarks/derive/elastic_prior.py``).
+2006, Gaussian Processes for Machine Learning, eqs. 2.23 and 2.24): soft modes spread more than stiff ones, the mean
+goes back to the reference and to older frames as far as motion does, and all of it grows with the stride. Variances and
+rates are powers of a mode's stiffness, fitted once to MD of training proteins (benchmarks/derive/elastic_prior.py).
 
 Displacements are seen in axes that turn with each residue's surroundings, so that a part that has moved takes its modes
 along.
@@ -31,7 +31,7 @@ from openmm_starmd.model.elastic_settings import ElasticSettings
 from openmm_starmd.model.features import Features
 
 RIGID = 6
-"""Directions of rigid motion, and of what else the modes leave over: a rotation of surroundings is not one of the whole."""
+"""Directions that no mode has: those of rigid motion, which turning surroundings make something else."""
 REACH = 4
 """Residues to each side whose superposition gives a residue's axes; 9 residues in all."""
 FRAME_NOISE, FRAME_TURN_NOISE = 0.003, 0.01
@@ -212,7 +212,7 @@ class ElasticModel:
         Expected
             Of one frame.
         """
-        samples, count, residues = history.translations.shape[:3]
+        samples, _, residues = history.translations.shape[:3]
         anchor = history.map(lambda x: x[:, -1:])
         axes = self.axes(anchor)
         weights, variance = self.weights(ages, nugget, turn_nugget)
@@ -264,7 +264,7 @@ def elastic_modes(alphas: np.ndarray, bonded: np.ndarray) -> tuple[np.ndarray, n
 
 
 def statistics(stiffness: Tensor, settings: ElasticSettings, amplitude: float | Tensor = 0.0) -> tuple[Tensor, ...]:
-    """Fast variance and rate, slow variance and rate, constant variance of modes [K], a rotation's at the end: [K + 1]."""
+    """Fast variance and rate, slow variance and rate, constant variance of modes [K], a rotation's last: [K + 1]."""
     s = settings
     fast = s.fast * stiffness**-s.fast_power + s.fast_floor
     slow = s.slow * stiffness**-s.slow_power / (1 + (stiffness / s.slow_limit) ** 2)
@@ -292,7 +292,7 @@ def amplitude_features(alphas: np.ndarray, bonded: np.ndarray) -> list[float]:
     Returns
     -------
     list of float
-        Mean number of Cα within 1 nm, over 10, less 2; ln of residues over 60; shares of helix and of strand, by Cα
+        Mean number of Cα within 1 nm, over 10, less 2, and -1 for all looser ones; ln of residues over 60; shares of helix and of strand, by Cα
         three and two apart along the chain (5.0 to 6.2 Å, and above 6.1 Å).
     """
     count = len(alphas)
@@ -303,4 +303,4 @@ def amplitude_features(alphas: np.ndarray, bonded: np.ndarray) -> list[float]:
     second = distances.diagonal(2)[bonded[:-1] & bonded[1:]] if count > 2 else np.zeros(0)
     helix = float(((third > 0.5) & (third < 0.62)).mean()) if len(third) else 0.0
     strand = float((second > 0.61).mean()) if len(second) else 0.0
-    return [contacts / 10 - 2, float(np.log(count / 60)), helix - 0.4, strand - 0.3]
+    return [max(contacts / 10 - 2, -1.0), float(np.log(count / 60)), helix - 0.4, strand - 0.3]

@@ -30,9 +30,10 @@ class ElasticSettings:
     turn_fast, turn_fast_rate, turn_slow, turn_slow_rate, turn_constant : float
         The same of a coordinate of a residue's rotation vector, rad² and 1/ps.
     stiffness_min : float
-        Softer modes count as this stiff: none was softer in the proteins that the numbers are fitted to.
+        Softer modes count as this stiff. Folded proteins have none; those of extended peptides do not follow the powers.
     amplitude : tuple of float
-        Intercept and slopes of a protein's log amplitude in :func:`openmm_starmd.model.elastic.amplitude_features`; empty for none.
+        Intercept and slopes of a protein's log amplitude in
+        :func:`openmm_starmd.model.elastic.amplitude_features`; empty for none.
     """
 
     fast: float = 0.0008389
@@ -51,7 +52,7 @@ class ElasticSettings:
     turn_slow: float = 0.05644
     turn_slow_rate: float = 0.01264
     turn_constant: float = 1.758
-    stiffness_min: float = 5.536e-05
+    stiffness_min: float = 0.003
     amplitude: tuple[float, ...] = (-1.0416, -1.2533, 0.2638, -0.2398, -0.0903)
 
     def __post_init__(self) -> None:

@@ -190,8 +190,8 @@ def with_expected(frames: Frames, elastic: ElasticModel, config: ModelConfig, le
 def elastic_estimate(frames: Frames, elastic: ElasticModel, config: ModelConfig) -> Estimate:
     """Start of the clean-frame estimate with an elastic prior.
 
-    The posterior of the expected Gaussian given the noisy frame, mode by mode: with variance D along a mode and s of the
-    noise, ``mean + D / (D + s) (noisy − mean)`` and variance ``D s / (D + s)`` are left, the Wiener filter.
+    The posterior of the expected Gaussian given the noisy frame, mode by mode: with variance D along a mode and s of
+    the noise, ``mean + D / (D + s) (noisy − mean)`` and variance ``D s / (D + s)`` are left, the Wiener filter.
 
     Parameters
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -236,8 +237,20 @@ class ModeFeatures(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, elastic: ElasticModel) -> tuple[Tensor, Tensor]:
-        """Singles [N, conditioner_s]: log width of the motion over three times; pairs [N, N, conditioner_z]: correlation
-        of the motion over 10 ps, and of the slow motion."""
+        """Features of one protein.
+
+        Parameters
+        ----------
+        elastic : ElasticModel
+            Of N residues.
+
+        Returns
+        -------
+        s : Tensor [N, conditioner_s]
+            Of the log width of the motion over three times.
+        z : Tensor [N, N, conditioner_z]
+            Of the correlation of the motion over 10 ps, and of the slow motion.
+        """
         residues = elastic.squares.shape[1]
         spreads = [elastic.spread(time)[0] for time in MODE_TIMES]  # [K] each
         widths = [(elastic.squares[0] @ spread / 3).clamp(min=1e-8).sqrt() for spread in spreads]
@@ -256,7 +269,7 @@ def kept_correction(tau: Tensor, correction: Sequence[tuple[float, float]]) -> T
     """Share of the correction at each τ, interpolated in ln τ between pairs of τ and share."""
     log_tau = tau.clamp(min=1e-8).log()
     share = torch.full_like(tau, correction[0][1])
-    for (low, before), (high, after) in zip(correction[:-1], correction[1:], strict=True):
+    for (low, before), (high, after) in itertools.pairwise(correction):
         place = ((log_tau - math.log(low)) / math.log(high / low)).clamp(0, 1)
         share = share + (after - before) * place
     return share
