@@ -4,9 +4,9 @@
         benchmarks/data/training --left-out-data ../shared/data/md200 benchmarks/data/pool
 
 Maximum likelihood of the next frame given true histories (model/elastic.py), every mode of every target one
-observation, with an amplitude a protein that is free in the fit. A ridge regression then reads amplitudes off a structure. Proteins
-that choose weights (``choose`` of benchmarks/data/split.json) judge whether that is better than none. Three in ten
-references are deformed along soft modes, as in training.
+observation, with an amplitude a protein that is free in the fit. A ridge regression then reads amplitudes off a
+structure. Proteins that choose weights (``choose`` of benchmarks/data/split.json) judge whether that is better than one
+amplitude for all. Three in ten references are deformed along soft modes, as in training.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ def main() -> None:
     pool = open_data(arguments.data, not_trained_on(split))
     chosen = {item["name"] for item in split["choose"]}
     judged = left_out(arguments.left_out_data, split)
-    # softer modes, of extended peptides, do not follow the powers; the softest of folded proteins of the pool are stiffer
+    # softer modes, of extended peptides, do not follow the powers
     stiffness_min = ElasticSettings.stiffness_min
     logs, amplitudes = fit(pool, arguments.steps, stiffness_min)
     values = {name: float(f"{value:.4g}") for name, value in zip(FREE, logs.exp().tolist(), strict=True)}

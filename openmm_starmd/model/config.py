@@ -222,15 +222,15 @@ def preset(name: str) -> ModelConfig:
     Parameters
     ----------
     name : str
-        ``"mini"`` (anchored, low-noise, trains on a CPU in an hour) or ``"paper"`` (the dimensions and the form of
-        arXiv 2602.02128, tables 7 to 10).
+        ``"mini"`` (anchored with an elastic prior, low-noise, trains on a CPU in hours) or ``"paper"`` (the dimensions
+        and the form of arXiv 2602.02128, tables 7 to 10).
 
     Returns
     -------
     ModelConfig
     """
     if name == "mini":
-        return ModelConfig(reference_torsions=True, name="mini")
+        return ModelConfig(reference_torsions=True, prior="elastic", lasting_reference=True, name="mini")
     if name == "paper":
         return ModelConfig(
             anchored=False,
@@ -257,6 +257,7 @@ def preset(name: str) -> ModelConfig:
             stride_min=10.0,
             stride_max=10240.0,
             stride_default=1200.0,
+            centred_noise=True,
             name="paper",
         )
     raise ValueError(f"no preset {name!r}; choose 'mini' or 'paper'")

@@ -28,7 +28,7 @@ from openmm_starmd.geometry.rigid import Rigids, superpose
 from openmm_starmd.geometry.so3 import log_map
 from openmm_starmd.geometry.superposition import superposition
 from openmm_starmd.model.elastic_settings import ElasticSettings
-from openmm_starmd.model.features import Features
+from openmm_starmd.model.features import Features, ReferenceModes
 
 RIGID = 6
 """Directions that no mode has: those of rigid motion, which turning surroundings make something else."""
@@ -112,7 +112,7 @@ class ElasticModel:
         Parameters
         ----------
         features : Features
-            N residues; whatever device, the eigenvalue problem is solved on the CPU in float64.
+            N residues. Where they bring no modes, these are found on the CPU.
         settings : ElasticSettings
         amplitude : float
             Natural logarithm of a factor on all displacements, beside what `settings` say of the protein.
@@ -122,21 +122,19 @@ class ElasticModel:
         ElasticModel
             On the device and with the precision of the reference.
         """
-        alphas = features.reference.translations.detach().cpu().double().numpy()
-        bonded = features.bonded.detach().cpu().numpy()
-        stiffness, vectors = elastic_modes(alphas, bonded)
-        stiffness = np.maximum(stiffness, settings.stiffness_min)
+        modes = reference_modes(features) if features.modes is None else features.modes
+        logarithm: float | Tensor = amplitude
         if settings.amplitude:
-            amplitude += float(np.dot(settings.amplitude, [1.0, *amplitude_features(alphas, bonded)]))
-        parts = statistics(torch.from_numpy(stiffness), settings, amplitude)
-        around = torch.from_numpy(neighbourhoods(alphas, bonded, REACH)) if len(alphas) > 2 else None
+            slopes = zip(settings.amplitude[1:], modes.compactness, strict=True)
+            logarithm = amplitude + settings.amplitude[0] + sum(slope * value for slope, value in slopes)
+        parts = statistics(modes.stiffness.clamp(min=settings.stiffness_min), settings, logarithm)
         like = features.reference.translations
-        modes = torch.from_numpy(vectors)
-        squares = modes.unflatten(0, (len(alphas), 3)).square().sum(1)
+        residues = len(like)
+        squares = modes.vectors.unflatten(0, (residues, 3)).square().sum(1)
         return cls(
             features.reference.map(lambda x: x[None]),
-            None if around is None else around.to(like.device),
-            *(x.to(like)[None] for x in (modes, squares, *parts)),
+            modes.around.to(like.device) if residues > 2 else None,
+            *(x.to(like)[None] for x in (modes.vectors, squares, *parts)),
         )
 
     @classmethod
@@ -193,7 +191,8 @@ class ElasticModel:
         noise = torch.cat([noise, (turn_nugget + FRAME_TURN_NOISE**2)[:, None]], dim=1) / total[..., None]
         matrix = matrix + torch.diag_embed(noise + CONDITIONING)
         towards = correlation(ages)  # [B, K + 1, n]
-        weights = torch.linalg.solve(matrix, towards[..., None])[..., 0]
+        # does not ask a GPU whether it worked: with noise on its diagonal the matrix is never singular
+        weights = torch.linalg.solve_ex(matrix, towards[..., None])[0][..., 0]
         variance = total * (1 - (weights * towards).sum(-1)).clamp(min=CONDITIONING)
         return weights.movedim(-1, 1), variance
 
@@ -244,6 +243,19 @@ class ElasticModel:
         return Expected(axes, zero, grown[..., :-1], zero, grown[..., -1])
 
 
+def reference_modes(features: Features) -> ReferenceModes:
+    """Modes of the reference structure of `features`, found on the CPU in float64, wherever that lies."""
+    alphas = features.reference.translations.detach().cpu().double().numpy()
+    bonded = features.bonded.detach().cpu().numpy()
+    stiffness, vectors = elastic_modes(alphas, bonded)
+    return ReferenceModes(
+        torch.from_numpy(stiffness),
+        torch.from_numpy(vectors),
+        torch.from_numpy(neighbourhoods(alphas, bonded, REACH)),
+        torch.tensor(amplitude_features(alphas, bonded), dtype=torch.float64),
+    )
+
+
 def elastic_modes(alphas: np.ndarray, bonded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The 3N - 6 stiffest modes of :func:`openmm_starmd.analysis.network_models.smooth_hessian`.
 
@@ -275,8 +287,8 @@ def statistics(stiffness: Tensor, settings: ElasticSettings, amplitude: float | 
         (s.slow_rate * stiffness**s.slow_rate_power, s.turn_slow_rate),
         (s.constant * (fast + slow), s.turn_constant * (s.turn_fast + s.turn_slow)),
     ]
-    scale = torch.exp(2 * torch.as_tensor(amplitude, dtype=stiffness.dtype))
-    whole = [torch.cat([modes, torch.as_tensor(turn, dtype=modes.dtype).reshape(1)]) for modes, turn in parts]
+    scale = torch.exp(2 * stiffness.new_ones(()) * amplitude)
+    whole = [torch.cat([modes, modes.new_ones(1) * turn]) for modes, turn in parts]
     return tuple(part * scale if place in (0, 2, 4) else part for place, part in enumerate(whole))
 
 
@@ -292,8 +304,8 @@ def amplitude_features(alphas: np.ndarray, bonded: np.ndarray) -> list[float]:
     Returns
     -------
     list of float
-        Mean number of Cα within 1 nm, over 10, less 2, and -1 for all looser ones; ln of residues over 60; shares of helix and of strand, by Cα
-        three and two apart along the chain (5.0 to 6.2 Å, and above 6.1 Å).
+        Mean number of Cα within 1 nm, over 10, less 2, and -1 for all looser ones; ln of residues over 60; shares of
+        helix and of strand, by Cα three and two apart along the chain (5.0 to 6.2 Å, and above 6.1 Å), less usual ones.
     """
     count = len(alphas)
     distances = np.linalg.norm(alphas[:, None] - alphas[None], axis=-1)

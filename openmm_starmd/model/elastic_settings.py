@@ -30,7 +30,8 @@ class ElasticSettings:
     turn_fast, turn_fast_rate, turn_slow, turn_slow_rate, turn_constant : float
         The same of a coordinate of a residue's rotation vector, rad² and 1/ps.
     stiffness_min : float
-        Softer modes count as this stiff. Folded proteins have none; those of extended peptides do not follow the powers.
+        Softer modes count as this stiff. Folded proteins have none, and those of extended peptides do not follow the
+        powers.
     amplitude : tuple of float
         Intercept and slopes of a protein's log amplitude in
         :func:`openmm_starmd.model.elastic.amplitude_features`; empty for none.

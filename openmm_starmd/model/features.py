@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,27 @@ from openmm_starmd.geometry.rigid import Rigids, rigids_from_backbone
 
 TORSIONS = 5
 """Torsions of a residue that the network sees and predicts: ψ and χ1..4."""
+
+
+class ReferenceModes(NamedTuple):
+    """Modes of the elastic network of a reference structure, and what its amplitude is read off.
+
+    Attributes
+    ----------
+    stiffness : Tensor [K]
+        Rising; not below zero.
+    vectors : Tensor [3N, K]
+        Orthonormal.
+    around : Tensor [N, 9], int64
+        Residues whose superposition gives each one's axes.
+    compactness : Tensor [4]
+        As :func:`openmm_starmd.model.elastic.amplitude_features` gives it.
+    """
+
+    stiffness: Tensor
+    vectors: Tensor
+    around: Tensor
+    compactness: Tensor
 
 
 class ResidueArrays(Protocol):
@@ -61,6 +82,8 @@ class Features:
     amplitude : float
         Natural logarithm of a factor on the widths that an elastic prior expects of this protein, as
         :meth:`openmm_starmd.simulation.StarMDSimulation.calibrate` finds it.
+    modes : ReferenceModes, optional
+        Of the reference, where they were found before: a GPU would have to be waited for. Another reference has none.
     """
 
     residue_types: Tensor
@@ -73,6 +96,7 @@ class Features:
     torsions: Tensor | None = None
     hide_deviation: bool = False
     amplitude: float = 0.0
+    modes: ReferenceModes | None = None
 
     @classmethod
     def of(cls, residues: ResidueArrays, backbone: np.ndarray, torsions: np.ndarray, mask: np.ndarray) -> Features:
@@ -122,11 +146,13 @@ class Features:
             None if self.torsions is None else function(self.torsions),
             self.hide_deviation,
             self.amplitude,
+            None if self.modes is None else ReferenceModes(*(function(part) for part in self.modes)),
         )
 
     def with_reference(self, reference: Rigids, torsions: Tensor | None = None) -> Features:
         """The same protein with another reference structure; torsions stay unless those of that are given."""
-        return replace(self, reference=reference, torsions=self.torsions if torsions is None else torsions)
+        torsions = self.torsions if torsions is None else torsions
+        return replace(self, reference=reference, torsions=torsions, modes=None)
 
     def with_openfold(self, single: Tensor, pair: Tensor) -> Features:
         """The same protein with OpenFold's features, ``[N, 384]`` and ``[N, N, 128]``."""

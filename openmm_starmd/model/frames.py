@@ -176,15 +176,17 @@ def with_expected(frames: Frames, elastic: ElasticModel, config: ModelConfig, le
     -------
     Frames
     """
-    history, noise, turn_noise = undone(frames, config, length)
-    gaps = frames.stride[:, :length]
-    clock = torch.cat([torch.zeros_like(gaps[:, :1]), gaps[:, 1:]], dim=1).cumsum(1)
-    expected = [elastic.without_history(history.map(lambda x: x[:, :1]), gaps[:, :1])]
-    for number in range(1, length):
-        before = history.map(lambda x: x[:, :number])  # noqa: B023
-        ages = clock[:, number : number + 1] - clock[:, :number]
-        expected.append(elastic.expected(before, ages, noise[:, :number], turn_noise[:, :number]))
-    return replace(frames, expected=Expected.joined([*expected, *expected[1:]]))
+    # positions do not fit the half precision that a network may run in
+    with torch.autocast(frames.tau.device.type, enabled=False):
+        history, noise, turn_noise = undone(frames, config, length)
+        gaps = frames.stride[:, :length]
+        clock = torch.cat([torch.zeros_like(gaps[:, :1]), gaps[:, 1:]], dim=1).cumsum(1)
+        expected = [elastic.without_history(history.map(lambda x: x[:, :1]), gaps[:, :1])]
+        for number in range(1, length):
+            before = history.map(lambda x: x[:, :number])  # noqa: B023
+            ages = clock[:, number : number + 1] - clock[:, :number]
+            expected.append(elastic.expected(before, ages, noise[:, :number], turn_noise[:, :number]))
+        return replace(frames, expected=Expected.joined([*expected, *expected[1:]]))
 
 
 def elastic_estimate(frames: Frames, elastic: ElasticModel, config: ModelConfig) -> Estimate:

@@ -117,7 +117,9 @@ class Checkpointing(Callback):
         if row and trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.log_metrics(row, self.step)
-        if last or self.step % self.recipe.save_every == 0:
+        # weights that were just kept must not be of a step that a killed run would forget
+        judged = self.table is not None and self.step % self.recipe.validation.every == 0
+        if last or judged or self.step % self.recipe.save_every == 0:
             pl_module.check()  # before weights and checkpoint are replaced by numbers that are not finite
             averaged = pl_module.average.full() if averaged is None else averaged
             if trainer.is_global_zero:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from openmm_starmd.data.batches import Batch
 from openmm_starmd.data.windows import WindowDataset
+from openmm_starmd.model.elastic import reference_modes
 from openmm_starmd.training.lightning_import import lightning
 
 
@@ -55,10 +57,21 @@ class RankBatches(IterableDataset[RankBatch]):
         Batches of one process per step.
     rank, world : int
         Number of this process, and of processes.
+    modes : bool
+        Whether batches bring the modes of their reference, which networks with an elastic prior need.
     """
 
-    def __init__(self, dataset: WindowDataset, start: int, accumulate: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        dataset: WindowDataset,
+        start: int,
+        accumulate: int,
+        rank: int = 0,
+        world: int = 1,
+        modes: bool = False,
+    ) -> None:
         self.dataset, self.start, self.accumulate, self.rank, self.world = dataset, start, accumulate, rank, world
+        self.modes = modes
 
     def __iter__(self) -> Iterator[RankBatch]:
         worker = get_worker_info()
@@ -66,7 +79,10 @@ class RankBatches(IterableDataset[RankBatch]):
         for number in itertools.count(self.start * self.accumulate + first, stride):
             step, place = divmod(number, self.accumulate)
             plans = [self.dataset.plan(step, p * self.world + self.rank) for p in range(self.accumulate)]
-            yield RankBatch(self.dataset.read(plans[place]), sum(plan.counted for plan in plans), place == 0)
+            batch = self.dataset.read(plans[place])
+            if self.modes:
+                batch = replace(batch, features=replace(batch.features, modes=reference_modes(batch.features)))
+            yield RankBatch(batch, sum(plan.counted for plan in plans), place == 0)
 
 
 class RankData(lightning.LightningDataModule):
@@ -80,16 +96,22 @@ class RankData(lightning.LightningDataModule):
     accumulate : int
     workers : int
         Processes that read ahead; 0 reads in the training process.
+    modes : bool
+        As for :class:`RankBatches`.
     """
 
-    def __init__(self, dataset: WindowDataset, start: int, accumulate: int, workers: int = 0) -> None:
+    def __init__(
+        self, dataset: WindowDataset, start: int, accumulate: int, workers: int = 0, modes: bool = False
+    ) -> None:
         super().__init__()
         self.dataset, self.start, self.accumulate, self.workers = dataset, start, accumulate, workers
+        self.modes = modes
 
     def train_dataloader(self) -> DataLoader[RankBatch]:
         """Batches from the first step on; the trainer says when to stop."""
         trainer: Any = self.trainer
-        batches = RankBatches(self.dataset, self.start, self.accumulate, trainer.global_rank, trainer.world_size)
+        place = trainer.global_rank, trainer.world_size
+        batches = RankBatches(self.dataset, self.start, self.accumulate, *place, self.modes)
         return DataLoader(
             batches,
             batch_size=None,

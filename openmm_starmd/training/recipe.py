@@ -243,7 +243,8 @@ def train(
             if not done:
                 keeper.judge_start(network)
         trainer.callbacks.append(keeper)
-        data = RankData(dataset, done, recipe.accumulate, parallelism.workers)
+        elastic = recipe.model.prior == "elastic"
+        data = RankData(dataset, done, recipe.accumulate, parallelism.workers, modes=elastic)
         trainer.fit(module, data, ckpt_path=str(output / CHECKPOINT) if done else None, weights_only=False)
     return output / WEIGHTS
 

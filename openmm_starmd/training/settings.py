@@ -81,7 +81,8 @@ class ObjectiveSettings:
     high_share: float = 0.15
 
     def __post_init__(self) -> None:
-        if not self.tau_min < self.high_tau < 1 or self.high_steps < 0 or not 0 <= self.high_share <= 1:
+        wrong = self.high_steps and not self.tau_min < self.high_tau < 1
+        if wrong or self.high_steps < 0 or not 0 <= self.high_share <= 1:
             raise ValueError(
                 f"high_tau is {self.high_tau}, high_steps {self.high_steps} and high_share {self.high_share}: the "
                 "first must lie between tau_min and 1, the second must not be negative, the third lies in [0, 1]"

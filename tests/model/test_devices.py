@@ -11,6 +11,7 @@ from openmm_starmd.data.batches import Batch
 from openmm_starmd.devices import constant, moved_together, room
 from openmm_starmd.diffusion.samplers import SamplerSettings
 from openmm_starmd.geometry.rigid import cb_from_rigids
+from openmm_starmd.model.elastic import reference_modes
 from openmm_starmd.model.features import Features
 from openmm_starmd.model.network import Network
 from openmm_starmd.randomness import draw_together, keyed_generator, normal, uniform
@@ -26,7 +27,8 @@ LENGTH = 9
 
 def batch_of(frames: int = 3, samples: int = 2) -> Batch:
     """Windows of villin with χ angles that some residues lack."""
-    batch = toy_batch(replace(villin_features(LENGTH), torsions=torch.zeros(LENGTH, 5, 2)), frames, samples)
+    features = replace(villin_features(LENGTH), torsions=torch.zeros(LENGTH, 5, 2))
+    batch = toy_batch(replace(features, modes=reference_modes(features)), frames, samples)
     known = batch.torsion_mask.clone()
     known[::2, 2:] = False
     return replace(batch, torsion_mask=known)

@@ -9,9 +9,10 @@ from openmm_starmd.data.batches import Batch
 from openmm_starmd.geometry.rigid import Rigids
 from openmm_starmd.model.attention import KVCache
 from openmm_starmd.model.config import ModelConfig, preset
-from openmm_starmd.model.frames import Frames
+from openmm_starmd.model.elastic import Expected
+from openmm_starmd.model.frames import Frames, with_expected
 from openmm_starmd.model.masks import block_causal_mask
-from openmm_starmd.model.network import Network
+from openmm_starmd.model.network import Condition, Network
 from openmm_starmd.training.objective import NoisedBatch, noise_batch, objective, training_pass
 from openmm_starmd.training.settings import ObjectiveSettings, recipe_objective
 from tests.proteins import random_rotation, toy_batch, villin_features
@@ -50,7 +51,15 @@ def part(frames: Frames, index: list[int]) -> Frames:
         frames.index[pick],
         frames.noisy[pick],
         frames.anchored[pick],
+        None if frames.expected is None else Expected(*(x[:, pick] for x in vars(frames.expected).values())),
     )
+
+
+def told(network: Network, condition: Condition, frames: Frames) -> Frames:
+    """Frames of a training pass with what an elastic prior expects of them."""
+    if condition.elastic is None:
+        return frames
+    return with_expected(frames, condition.elastic, network.config, (len(frames.index) + 1) // 2)
 
 
 def noised(
@@ -76,7 +85,7 @@ def test_rotating_every_frame_rotates_the_prediction(form, dtype, tolerance):
     frames = replace(data.frames, rigids=moved(data.frames.rigids), anchor=moved(data.frames.anchor))
     mask = block_causal_mask(4, 12)
     condition = network.condition(batch.features)
-    plain, turned = network(condition, data.frames, mask), network(condition, frames, mask)
+    plain, turned = (network(condition, told(network, condition, x), mask) for x in (data.frames, frames))
     expected = moved(plain.rigids)
     assert (plain.rigids.translations - data.frames.rigids.translations).abs().max() > 1e-3, "the network does nothing"
     assert (turned.rigids.translations - expected.translations).abs().max() < tolerance
@@ -93,8 +102,8 @@ def test_reference_pose_does_not_matter(form):
         batch.features.reference.moved(random_rotation(5, torch.float32), torch.ones(3))
     )
     mask = block_causal_mask(4, 12)
-    first = network(network.condition(batch.features), data.frames, mask)
-    second = network(network.condition(turned), data.frames, mask)
+    conditions = network.condition(batch.features), network.condition(turned)
+    first, second = (network(condition, told(network, condition, data.frames), mask) for condition in conditions)
     assert (first.rigids.translations - second.rigids.translations).abs().max() < 2e-5
 
 
@@ -139,9 +148,10 @@ def test_training_pass_equals_cached_inference(form, attention):
     network, batch, data = noised(form, frames=5, attention=attention)
     expected = training_pass(network, batch, data)
     condition, cache = network.condition(batch.features), KVCache()
+    frames = told(network, condition, data.frames)
     for frame in range(1, 5):
-        network(condition, part(data.frames, [frame - 1]), cache=cache, store=True)
-        drawn = network(condition, part(data.frames, [4 + frame]), cache=cache)
+        network(condition, part(frames, [frame - 1]), cache=cache, store=True)
+        drawn = network(condition, part(frames, [4 + frame]), cache=cache)
         for a, b in zip(drawn.rigids, expected.rigids, strict=True):
             assert (a[:, 0] - b[:, frame - 1]).abs().max() < 1e-4
         assert (drawn.torsions[:, 0] - expected.torsions[:, frame - 1]).abs().max() < 1e-4

@@ -25,7 +25,7 @@ from openmm_starmd.training.settings import (
     read_recipe,
 )
 
-OLD = replace(preset("mini"), **NARROW, reference_torsions=False, steps=7, name="old")
+OLD = replace(preset("mini"), **NARROW, prior="isotropic", reference_torsions=False, steps=7, name="old")
 
 
 def trained() -> Network:
@@ -76,13 +76,13 @@ def test_sizes_are_all_that_shapes_depend_on():
         "anchored": False,
     }
     for name, value in vars(OLD).items():
-        if name in ("schedule", "name", "max_length", "sampler"):
+        if name in ("schedule", "name", "max_length", "sampler", "elastic", "correction"):
             continue
         other = doubled.get(name, not value if isinstance(value, bool) else value)
         if name not in doubled and isinstance(value, int) and not isinstance(value, bool):
             other = 2 * value
-        if name == "attention":
-            other = "separable"
+        if name in ("attention", "prior"):
+            other = {"attention": "separable", "prior": "elastic"}[name]
         changed = {n: v.shape for n, v in Network(replace(OLD, **{name: other})).state_dict().items()}
         assert changed == shapes or name in SIZES, name
 
