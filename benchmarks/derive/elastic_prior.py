@@ -72,7 +72,11 @@ class Structures:
         squares = vectors.unflatten(0, (len(alphas), 3)).square().sum(1)
         parts = statistics(stiffness.clamp(min=numbers.stiffness_min), numbers, amplitude)
         return ElasticModel(
-            reference.map(lambda x: x[None]), around, vectors[None], squares[None], *(part[None] for part in parts)
+            reference.map(lambda x: x[None]),
+            around[None],
+            vectors[None],
+            squares[None],
+            *(part[None] for part in parts),
         )
 
 

@@ -150,8 +150,9 @@ class ModelConfig:
         if self.attention_temperature and self.attention != "joint":
             raise ValueError("attention_temperature is for joint attention: set it to false with attention 'separable'")
         taus = [tau for tau, _ in self.correction]
-        if any(tau <= 0 for tau in taus) or taus != sorted(set(taus)):
-            raise ValueError(f"correction is {self.correction}; give pairs of a rising τ above 0 and a share")
+        shares = [share for _, share in self.correction]
+        if not all(tau > 0 for tau in taus) or taus != sorted(set(taus)) or not all(0 <= s <= 1 for s in shares):
+            raise ValueError(f"correction is {self.correction}; give pairs of a rising τ above 0 and a share in [0, 1]")
         if self.sampler not in SAMPLERS:
             raise ValueError(f"sampler is {self.sampler!r}; choose one of {', '.join(map(repr, sorted(SAMPLERS)))}")
         if self.attention not in ("joint", "separable"):
@@ -207,6 +208,9 @@ class ModelConfig:
         values = dict(values)
         values["schedule"] = Schedule(**values["schedule"])
         if "elastic" in values:
+            strange = set(values["elastic"]) - {f.name for f in fields(ElasticSettings)}
+            if strange:
+                raise ValueError(f"unknown keys of elastic {sorted(strange)}: written by a newer openmm_starmd?")
             values["elastic"] = ElasticSettings(**values["elastic"])
         return cls(**values)
 

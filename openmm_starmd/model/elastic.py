@@ -85,7 +85,7 @@ class ElasticModel:
     Attributes
     ----------
     reference : Rigids [B, N]
-    around : Tensor [N, 9], int64, or None
+    around : Tensor [B, N, 9], int64, or None
         Residues whose superposition gives each one's axes; None for fewer than three residues.
     vectors : Tensor [B, 3N, K]
         Orthonormal.
@@ -133,7 +133,7 @@ class ElasticModel:
         squares = modes.vectors.unflatten(0, (residues, 3)).square().sum(1)
         return cls(
             features.reference.map(lambda x: x[None]),
-            modes.around.to(like.device) if residues > 2 else None,
+            modes.around.to(like.device)[None] if residues > 2 else None,
             *(x.to(like)[None] for x in (modes.vectors, squares, *parts)),
         )
 
@@ -143,7 +143,8 @@ class ElasticModel:
         first = models[0]
         reference = Rigids(*(torch.cat(part) for part in zip(*(model.reference for model in models), strict=True)))
         names = ("vectors", "squares", "fast", "fast_rate", "slow", "slow_rate", "constant")
-        return cls(reference, first.around, *(torch.cat([getattr(model, name) for model in models]) for name in names))
+        around = None if first.around is None else torch.cat([m.around for m in models if m.around is not None])
+        return cls(reference, around, *(torch.cat([getattr(model, name) for model in models]) for name in names))
 
     def spread(self, time: float) -> Tensor:
         """Variance of the displacement over `time` ps along each mode, nm²: [B, K]."""
@@ -155,9 +156,9 @@ class ElasticModel:
         """Rotation of each residue's surroundings from the reference to `anchor` [B, F, N]: [B, F, N, 3, 3]."""
         if self.around is None:
             return anchor.rotations @ self.reference.rotations[:, None].transpose(-1, -2)
-        here = anchor.translations[..., self.around, :]
-        there = self.reference.translations[:, None][..., self.around, :].expand(here.shape)
-        return superposition(there, here)[0]
+        here = surroundings(anchor.translations, self.around)
+        there = surroundings(self.reference.translations[:, None], self.around)
+        return superposition(there.expand(here.shape), here)[0]
 
     def weights(self, ages: Tensor, nugget: Tensor, turn_nugget: Tensor) -> tuple[Tensor, Tensor]:
         """Kriging of a frame from n others.
@@ -241,6 +242,13 @@ class ElasticModel:
         grown = 2 * self.fast[:, None] * (1 - torch.exp(-self.fast_rate[:, None] * time))
         grown = grown + 2 * self.slow[:, None] * (1 - torch.exp(-self.slow_rate[:, None] * time))
         return Expected(axes, zero, grown[..., :-1], zero, grown[..., -1])
+
+
+def surroundings(positions: Tensor, around: Tensor) -> Tensor:
+    """Positions [B, F, N, 3] of the residues `around` [B, N, 9] each, either B may be 1: [B, F, N, 9, 3]."""
+    samples, frames = max(len(positions), len(around)), positions.shape[1]
+    index = around.flatten(1)[:, None, :, None].expand(samples, frames, -1, 3)
+    return positions.expand(samples, -1, -1, -1).gather(2, index).unflatten(2, around.shape[1:])
 
 
 def reference_modes(features: Features) -> ReferenceModes:

@@ -59,8 +59,19 @@ class ElasticSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "amplitude", tuple(self.amplitude))
         for name, value in vars(self).items():
-            if name != "amplitude" and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} of the elastic prior is {value!r}; it must be a number not below 0")
+            numbers = value if name == "amplitude" else (value,)
+            if not all(math.isfinite(number) and (number >= 0 or name == "amplitude") for number in numbers):
+                raise ValueError(f"{name} of the elastic prior is {value!r}; it must be finite, and not below 0")
+        for some, what in (
+            ((self.stiffness_min,), "stiffness_min"),
+            ((self.fast, self.fast_floor), "fast, fast_floor"),
+        ):
+            if not any(some):
+                raise ValueError(f"{what} of the elastic prior is 0, which leaves modes without a width")
+        if not self.turn_fast + self.turn_slow > 0:
+            raise ValueError(
+                "turn_fast and turn_slow of the elastic prior are both 0, which leaves turns without a width"
+            )
         if len(self.amplitude) not in (0, 1 + AMPLITUDE_FEATURES):
             raise ValueError(
                 f"amplitude of the elastic prior has {len(self.amplitude)} numbers; give an intercept and "

@@ -21,8 +21,7 @@ from torch import Tensor
 from openmm_starmd.data.batches import chained
 from openmm_starmd.data.trajectories import ProteinData, Replica
 from openmm_starmd.diffusion import igso3
-from openmm_starmd.diffusion.process import forward_noise
-from openmm_starmd.diffusion.schedule import Schedule
+from openmm_starmd.diffusion.process import centred, forward_noise
 from openmm_starmd.geometry.rigid import Rigids
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.frames import Frames, with_expected
@@ -197,7 +196,7 @@ def _draw(protein: ProteinData, stride: float, settings: DenoisingSettings, conf
 
     generator = keyed_generator(*key, "context")
     context = config.context_tau * torch.rand(count, length, generator=generator)
-    noised = _noised(rigids, context, config.schedule, generator)
+    noised = _noised(rigids, context, config, generator)
     if config.context_tau == 0:
         noised = rigids
     alpha = config.schedule.alpha(context)[..., None, None]
@@ -213,11 +212,14 @@ def _window(places: Sequence[tuple[Replica, int, int]], place: int, length: int)
     raise IndexError(place)
 
 
-def _noised(rigids: Rigids, tau: Tensor, schedule: Schedule, generator: torch.Generator) -> Rigids:
+def _noised(rigids: Rigids, tau: Tensor, config: ModelConfig, generator: torch.Generator) -> Rigids:
     """Rigids [B, F, N] noised to diffusion times [B, F]."""
+    schedule = config.schedule
     shape = rigids.translations.shape[:-1]
     uniform = torch.rand(shape, generator=generator)
     axis, noise = (torch.randn(*shape, 3, generator=generator) for _ in range(2))
+    if config.centred_noise:
+        noise = centred(noise)
     sigma = schedule.sigma_rotation(tau)[..., None].expand(shape)
     return forward_noise(rigids, tau, noise, igso3.sample(sigma, uniform, axis).to(noise.dtype), schedule)
 
@@ -262,13 +264,13 @@ class DenoisingTest:
         Parameters
         ----------
         network : Network
-            In evaluation or training mode alike; it is moved to the device of the test.
+            Is put into evaluation mode, and moved to the device of the test.
 
         Returns
         -------
         Denoising
         """
-        network = network.to(self.device)
+        network = network.to(self.device).eval()
         found = []
         for windows in self.windows:
             last = rmse(windows.last_frame, windows.truth)
@@ -332,7 +334,7 @@ def predicted(network: Network, windows: Windows, tau: float, seed: int = 0) -> 
     samples, length, residues = windows.rigids.translations.shape[:3]
     generator = keyed_generator("denoising", seed, windows.protein.name, f"{windows.stride:g} ps", "noise", f"{tau:g}")
     taus = torch.full((samples, length - 1), tau)
-    noisy = _noised(windows.rigids.map(lambda x: x[:, 1:]), taus, network.config.schedule, generator)
+    noisy = _noised(windows.rigids.map(lambda x: x[:, 1:]), taus, network.config, generator)
 
     def copies(clean: Tensor, targets: Tensor) -> Tensor:
         return torch.cat([clean, targets], dim=1).to(device)

@@ -76,3 +76,34 @@ def test_anm_has_exactly_six_zero_modes():
     trace = helix(12) + np.random.default_rng(4).normal(0, 0.02, (12, 3))
     # removing a seventh mode would change the answer, leaving the sixth in would blow it up
     assert network_models.anm_rmsf(trace, 5.0).max() < 10
+
+
+@pytest.mark.parametrize("reach", [2, 4])
+def test_neighbourhoods_end_with_their_chain(reach):
+    """Three chains of 15, 12 and 2 residues; the last is too short for a pose of its own."""
+    size = 2 * reach + 1
+    trace = helix(29)
+    trace[15:] += [1.5, 0, 0]
+    trace[27:] += [1.5, 0, 0]
+    bonded = np.ones(28, dtype=bool)
+    bonded[[14, 26]] = False
+    index = network_models.neighbourhoods(trace, bonded, reach)
+    assert index.shape == (29, size)
+    assert index[:15].max() == 14 and index[15:27].min() == 15 and index[15:27].max() == 26
+    assert index[0].tolist() == list(range(size)) and index[7].tolist() == list(range(7 - reach, 8 + reach))
+    assert index[14].tolist() == list(range(15 - size, 15))
+    for residue in (27, 28):
+        nearest = sorted(range(29), key=lambda other: np.linalg.norm(trace[other] - trace[residue]))
+        assert index[residue].tolist() == nearest[:size]
+    # every residue is among its own
+    assert all(i in row for i, row in enumerate(index))
+
+
+def test_neighbourhoods_of_short_chains_name_residues_twice():
+    trace = helix(6)
+    bonded = np.array([True, True, False, True, True])
+    index = network_models.neighbourhoods(trace, bonded, 2)
+    assert [sorted(set(row)) for row in index.tolist()] == [[0, 1, 2]] * 3 + [[3, 4, 5]] * 3
+    assert index.shape == (6, 5)
+    assert network_models.neighbourhoods(trace[:1], bonded[:0], 2).tolist() == [[0] * 5]
+    assert sorted(set(network_models.neighbourhoods(trace[:2], bonded[:1], 2)[1].tolist())) == [0, 1]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from openmm_starmd.data.augmentation import ReferenceDeformer, deformed, neighbourhoods, soft_modes
+from openmm_starmd.data.augmentation import ReferenceDeformer, deformed, soft_modes
 from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids
 from openmm_starmd.geometry.superposition import superposition
 from openmm_starmd.geometry.torsions import dihedral
@@ -137,13 +137,6 @@ def test_the_deformation_does_not_depend_on_how_the_reference_lies():
 
 def test_chains_are_not_tied_and_turn_on_their_own():
     features = joined(villin_features(15), villin_features(12), villin_features(2))
-    alphas, bonded = features.reference.translations.double().numpy(), features.bonded.numpy()
-    index = neighbourhoods(alphas, bonded)
-    assert index.shape == (29, 5)
-    assert index[:15].max() == 14 and index[15:27].min() == 15 and index[15:27].max() == 26
-    assert index[0].tolist() == [0, 1, 2, 3, 4] and index[7].tolist() == [5, 6, 7, 8, 9]
-    # the pair is too short for a pose: the nearest in space, itself first
-    assert index[27, 0] == 27 and len(set(index[27])) == 5
     other = ReferenceDeformer(0.3)(features, 5)
     assert np.isfinite(other.reference.rotations.numpy()).all() and displacement(features, other) > 0.01
     before = chain_distances(features, 1)
