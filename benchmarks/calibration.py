@@ -6,7 +6,8 @@
 For each left-out protein of benchmarks/data/split.json that there is MD of: its amplitude is read off the first 20 ps
 (half of the MD where that is under 60 ps); the rest judges. Innovation: the logarithm of the mean squared innovation
 over the variance expected, 0 is right. RMSF amplitude, where the MD is 150 ps or longer: mean RMSF of 4 rollouts as
-long, over that of the MD, with and without calibration, and of the MD that calibrated, which is what the same time would have given.
+long, over that of the MD, with and without calibration; and that of the MD that calibrated, which is what the same time
+would have given.
 """
 
 from __future__ import annotations

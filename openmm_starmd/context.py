@@ -25,10 +25,15 @@ class FrameContext(mm.Context):
         return super().getState(*args, **kwargs)
 
     def setPositions(self, positions: Any) -> None:
-        """Set the positions [atoms, 3], bare numbers in nm; the next step starts a new history from them."""
+        """Set the positions [atoms, 3], bare numbers in nm; the next step starts a new history from them.
+
+        Of weights with a lasting reference they are the new one, with the χ angles of heavy atoms; frames without side
+        chains keep those they had, which ``simulation.setPositions()`` replaces.
+        """
         values = as_array(positions)
         self.getIntegrator().accept_positions(values)
         super().setPositions(values)
+        self.getIntegrator().took_positions(values)
         self.getIntegrator().forget_states()
 
     def setVelocities(self, velocities: Any) -> None:
@@ -86,6 +91,7 @@ class FrameContext(mm.Context):
                     integrator.setGlobalVariableByName(name, value)
                 positions = mm.Context.getState(self, positions=True).getPositions(asNumpy=True)
                 integrator.accept_positions(positions.value_in_unit(unit.nanometer))
+                integrator.took_positions(positions.value_in_unit(unit.nanometer))
             integrator.require_identity()
         except BaseException as error:
             mm.Context.loadCheckpoint(self, snapshot)

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
+CHI = slice(3, 7)
+"""Where χ1..4 are among φ, ψ, ω, χ1..4."""
+
 _state_of = mm.Context.getState  # OpenMM's own method: of positions there is nothing to warn
 
 
@@ -92,8 +95,10 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
                 "id_weights": digest(name),
                 "id_settings": digest(stride, atoms, *settings),
             },
+            lasting=bool(getattr(propagator, "lasting_reference", False)),
+            amplitude=getattr(propagator, "elastic", None) is not None,
         )
-        self.stage_start(protein.backbone)
+        self.stage_protein(protein)
         self.propagator = propagator
         self.segment: Segment | None = None
         self.pending: bytes | None = None
@@ -174,7 +179,26 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
             _backbone=partial(self._backbone_at, positions) if fresh else partial(self._newest, history.count),
             _torsions=partial(torsions, positions),
             _kept=partial(self._kept_of, 0 if fresh else history.count),
+            amplitude=self.amplitude,
+            _reference=partial(self._reference_at, positions if fresh else None) if self.lasting else None,
         )
+
+    def stage_protein(self, protein: Protein) -> None:
+        """Keep a structure of the protein as what the next new history starts from."""
+        self.stage_start(protein.backbone)
+        self.stage_chi(np.where(protein.torsion_mask, protein.torsions, np.nan)[:, CHI])
+
+    def took_positions(self, positions: Array) -> None:
+        """Stage what positions [atoms, 3], nm, that somebody set tell of a new reference structure.
+
+        Frames without side chains tell nothing of χ, which then stay what they were.
+        """
+        if self.lasting and self._atoms == "heavy":
+            self.stage_chi(self._torsions(positions)[:, CHI])
+
+    def _reference_at(self, positions: Array | None) -> tuple[Array, Array]:
+        """N, CA, C and χ1..4 of the reference structure; of one that `positions` make, where somebody has set them."""
+        return self.reference() if positions is None else (self._backbone_at(positions), self.staged_chi())
 
     def kept_history(self) -> list[Array]:
         """Backbones [N, 3, 3], nm, of the newest contiguous frames of the history, its start left out."""
@@ -228,7 +252,8 @@ class StarMDIntegrator(Uncopiable, HistoryIntegrator):
             token=present.token_after(proposal),
             seed=present.seed,
         )
-        self.commit(history, proposal.positions, proposal.backbone, start)
+        reference = present.backbone if self.lasting and present.fresh else None
+        self.commit(history, proposal.positions, proposal.backbone, start, reference)
         self._last = (history.token, proposal.positions)
 
     def _checked(self, propagator: Propagator, proposal: Proposal, present: Present) -> Proposal:

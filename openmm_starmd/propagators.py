@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
+    from openmm_starmd.model.config import ModelConfig
     from openmm_starmd.model.openfold import OpenFoldFeatures
     from openmm_starmd.model.weights import Weights
     from openmm_starmd.protein.protein import Protein
@@ -75,6 +76,8 @@ class Present:
         nm.
     state : bytes or None
         What :meth:`Propagator.state` gave when the checkpoint was saved that was just loaded. None at all other times.
+    amplitude : float
+        Natural logarithm of the factor on the protein's motion that ``simulation.calibrate()`` found; 0 without it.
     """
 
     number: int
@@ -87,6 +90,8 @@ class Present:
     _backbone: Callable[[], Array]
     _torsions: Callable[[], Array | None]
     _kept: Callable[[Sequence[int]], dict[int, Array]]
+    amplitude: float = 0.0
+    _reference: Callable[[], tuple[Array, Array]] | None = None
 
     @property
     def fresh(self) -> bool:
@@ -102,6 +107,14 @@ class Present:
     def torsions(self) -> Array | None:
         """φ, ψ, ω, χ1..4 [N, 7], radians, NaN where there is none; None unless frames have side chains."""
         return self._torsions()
+
+    @functools.cached_property
+    def reference(self) -> tuple[Array, Array] | None:
+        """N, CA, C [N, 3, 3], nm, and χ1..4 [N, 4], radians, of the start or of what a user set last.
+
+        NaN where no χ is known. None unless the propagator has an attribute `lasting_reference` that is true.
+        """
+        return None if self._reference is None else self._reference()
 
     def kept(self, numbers: Sequence[int]) -> dict[int, Array]:
         """Backbones [N, 3, 3], nm, of earlier frames of this history, by their numbers in it.
@@ -180,6 +193,16 @@ class LearnedPropagator:
         Names the weights, so that a checkpoint made with others is refused.
     name : str
         What people call the weights.
+    config : ModelConfig, optional
+        Of the weights; says what their reference structure is, and whether they have an elastic prior.
+
+    Attributes
+    ----------
+    lasting_reference : bool
+        Whether the reference structure is that of the simulation's start, or the one that a user set last, whatever
+        classical segments come in between. Else each history's frame 0 is, and torsions are the input's for good.
+    elastic : ElasticSettings or None
+        Of weights with an elastic prior.
     """
 
     def __init__(
@@ -191,6 +214,7 @@ class LearnedPropagator:
         torsions: bool = False,
         weights_id: str = "",
         name: str = "",
+        config: ModelConfig | None = None,
     ) -> None:
         if len(rollout.seeds) != 1:
             raise ValueError(f"the rollout has {len(rollout.seeds)} replicas; a simulation has exactly one")
@@ -198,7 +222,10 @@ class LearnedPropagator:
         self.memory = rollout.settings.max_context
         self.identity = (weights_id, torsions, rollout.settings)
         self.name = name
-        self._held: tuple[int, int, int] | None = None  # token, number and seed of the frame in the rollout's memory
+        self.lasting_reference = config is not None and config.lasting_reference
+        self.elastic = config.elastic if config is not None and config.prior == "elastic" else None
+        # token, number, seed and amplitude of the frame in the rollout's memory
+        self._held: tuple[int, int, int, float] | None = None
 
     @classmethod
     def from_weights(
@@ -251,6 +278,7 @@ class LearnedPropagator:
             torsions=weights.config.torsions_trained,
             weights_id=fingerprint(weights, openfold_features),
             name=weights.name,
+            config=weights.config,
         )
 
     def next_frame(self, present: Present) -> Proposal:
@@ -259,15 +287,15 @@ class LearnedPropagator:
         held, self._held = self._held, None
         if present.fresh:
             start = _as_replica(present.backbone)
-            self.rollout.seeds = (present.seed,)
-            self.rollout.begin(start, present.number)
-        elif held != (present.token, present.number, present.seed):
+            self._prepare(present)
+            self.rollout.begin(start, present.number, **self._reference(present))
+        elif held != (present.token, present.number, present.seed, present.amplitude):
             self._restore(present)
         frame = self.rollout.step()
         backbone = frame.backbone[0].numpy()
         torsions = frame.torsions[0].numpy() if self._torsions else None
         proposal = Proposal(self._protein.frame_positions(backbone, self._atoms, torsions), backbone)
-        self._held = (present.token_after(proposal), present.number + 1, present.seed)
+        self._held = (present.token_after(proposal), present.number + 1, present.seed, present.amplitude)
         return proposal
 
     def state(self) -> None:
@@ -279,8 +307,25 @@ class LearnedPropagator:
 
         numbers = kept_frames(present.count, self.memory)
         frames = {number: _as_replica(backbone) for number, backbone in present.kept(numbers).items()}
+        self._prepare(present)
+        offset = present.number - present.count
+        self.rollout.restore(frames, present.count, offset, **self._reference(present))
+
+    def _prepare(self, present: Present) -> None:
+        """Tell the rollout the seed and the amplitude."""
         self.rollout.seeds = (present.seed,)
-        self.rollout.restore(frames, present.count, present.number - present.count)
+        if self.elastic is not None:
+            self.rollout.features = replace(self.rollout.features, amplitude=present.amplitude)
+
+    def _reference(self, present: Present) -> dict[str, torch.Tensor]:
+        """The rollout's arguments about a reference structure that is not the history's own."""
+        from openmm_starmd.rollout import reference_torsions
+
+        if not self.lasting_reference or present.reference is None:
+            return {}
+        backbone, chi = present.reference
+        torsions = reference_torsions(self.rollout.features, backbone, chi)
+        return {"reference": _as_replica(backbone), "torsions": torsions[None]}
 
 
 def fingerprint(weights: Weights, features: OpenFoldFeatures | None = None) -> str:

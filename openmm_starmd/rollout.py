@@ -26,9 +26,10 @@ from openmm_starmd.diffusion.samplers import SAMPLERS, SamplerSettings, anchored
 from openmm_starmd.geometry.heavy_atoms import keep_to_wells
 from openmm_starmd.geometry.rigid import Rigids, backbone_from_rigids, rigids_from_backbone, superpose
 from openmm_starmd.geometry.superposition import superposition
+from openmm_starmd.geometry.torsions import dihedral
 from openmm_starmd.model.attention import KVCache
 from openmm_starmd.model.elastic import Expected
-from openmm_starmd.model.features import Features
+from openmm_starmd.model.features import Features, torsion_features
 from openmm_starmd.model.frames import Frames
 from openmm_starmd.model.network import Condition, Network
 from openmm_starmd.protein.residues import PSI_AND_CHI
@@ -163,7 +164,9 @@ class Rollout:
             warn_of_tf32()
         self.begin(start, 0)
 
-    def begin(self, start: Tensor, offset: int, reference: Tensor | None = None) -> None:
+    def begin(
+        self, start: Tensor, offset: int, reference: Tensor | None = None, torsions: Tensor | None = None
+    ) -> None:
         """Start a new history.
 
         Parameters
@@ -174,8 +177,10 @@ class Rollout:
             Frames drawn so far, so that no random number is used twice.
         reference : Tensor [B, N, 3, 3], optional
             N, CA, C of the reference structures, nm; `start` by default.
+        torsions : Tensor [B, N, 5, 2], optional
+            Sine and cosine of their ψ and χ1..4, zero where there is none; those of `features` by default.
         """
-        self.restore({0: start}, 0, offset, reference)
+        self.restore({0: start}, 0, offset, reference, torsions)
 
     @property
     def count(self) -> int:
@@ -183,7 +188,12 @@ class Rollout:
         return self._history[-1].number
 
     def restore(
-        self, frames: Mapping[int, Tensor], count: int, offset: int, reference: Tensor | None = None
+        self,
+        frames: Mapping[int, Tensor],
+        count: int,
+        offset: int,
+        reference: Tensor | None = None,
+        torsions: Tensor | None = None,
     ) -> None:
         """Resume from stored frames, bit by bit as if never interrupted.
 
@@ -192,7 +202,7 @@ class Rollout:
         frames : dict of int to Tensor [B, N, 3, 3]
             What :meth:`frames` gave: every number of ``kept_frames(count, max_context)``.
         count, offset : int
-        reference : Tensor [B, N, 3, 3], optional
+        reference, torsions : Tensor, optional
             As for :meth:`begin`.
         """
         numbers = kept_frames(count, self.settings.max_context)
@@ -212,7 +222,8 @@ class Rollout:
         self._axes = start.rotations[:, 0]  # [B, 3, 3]
         self._center = stored[0][:, :, 1].mean(1)  # [B, 3]
         self._local = start.map(lambda x: x[:, :, None]).to_local(stored[0])  # [B, N, 3, 3]
-        self._conditions = self._embed(start if reference is None else rigids_from_backbone(reference.double()))
+        references = start if reference is None else rigids_from_backbone(reference.detach().to("cpu", torch.float64))
+        self._conditions = self._embed(references, torsions)
         self._rebuild(stored)
 
     def frames(self) -> dict[int, Tensor]:
@@ -244,7 +255,8 @@ class Rollout:
             rigids = prior(noise[0])
         previous: tuple[Rigids, Tensor] | None = None
         for k in range(settings.steps):
-            prediction = self.network(self._conditions, self._as_noisy(rigids, self.timesteps[k], expected), cache=self._cache)
+            noisy = self._as_noisy(rigids, self.timesteps[k], expected)
+            prediction = self.network(self._conditions, noisy, cache=self._cache)
             if k + 1 < settings.steps:
                 tau, tau_next = self.timesteps[k], self.timesteps[k + 1]
                 rigids = self.sampler.step(
@@ -260,33 +272,34 @@ class Rollout:
         torsions = torch.atan2(angles[..., 0], angles[..., 1])
         return Frame(backbone, keep_to_wells(torsions, self.features.residue_types.cpu()))
 
-    def _embed(self, references: Rigids) -> Condition:
-        """Condition of the network, given the reference structure of each replica; one for all where it is the same."""
-        alike = all(bool((part == part[:1]).all()) for part in references)
+    def _embed(self, references: Rigids, torsions: Tensor | None) -> Condition:
+        """Condition of the network, given each replica's reference; one for all where it is the same."""
+        known = [*references, *([] if torsions is None else [torsions])]
+        alike = all(bool((part == part[:1]).all()) for part in known)
+        conditions = []
         with torch.inference_mode():
-            conditions = [
-                self.network.condition(
-                    self.features.with_reference(references.map(lambda x: x[number])).to(self.device, self.dtype)  # noqa: B023
-                )
-                for number in range(1 if alike else len(self.seeds))
-            ]
+            for number in range(1 if alike else len(self.seeds)):
+                own = Rigids(*(part[number] for part in references))
+                features = self.features.with_reference(own, None if torsions is None else torsions[number])
+                conditions.append(self.network.condition(features.to(self.device, self.dtype)))
             return conditions[0] if alike else Condition.of_replicas(conditions)
 
     def _expected(self, number: int, alone: Rigids | None = None) -> Expected | None:
-        """What the elastic prior expects of frame `number`, given the history, and of a first frame, `alone`, without."""
+        """What the elastic prior expects of frame `number`, given the history; of a first one, `alone`, without."""
         elastic = self._conditions.elastic
         if elastic is None:
             return None
-        like = elastic.fast
         if alone is not None:
-            return elastic.without_history(alone, torch.full((len(self.seeds), 1), self.stride).to(like))
+            return elastic.without_history(alone, alone.translations.new_full((len(self.seeds), 1), self.stride))
         ages = [self.stride * (number - kept.number) for kept in self._history]
         tau = torch.stack([kept.tau for kept in self._history], 1)
         schedule = self.network.config.schedule
         noise = (schedule.sigma_translation(tau) / schedule.alpha(tau)).square()
         turn_noise = schedule.sigma_rotation(tau).masked_fill(tau <= 0, 0.0).square()
         history = Rigids(*(torch.stack(part, 1) for part in zip(*(kept.noised for kept in self._history), strict=True)))
-        return elastic.expected(history, torch.tensor(ages).expand(len(self.seeds), -1).to(like), noise, turn_noise)
+        # filled in on the device: a copied number would be waited for
+        times = torch.stack([torch.full_like(tau[:, 0], age) for age in ages], 1)
+        return elastic.expected(history, times, noise, turn_noise)
 
     def _append(self, number: int, backbone: Tensor, noise: list[Tensor]) -> None:
         """Add frame `number`, with its :meth:`_context_noise`, to the history, which is cut back where it is full."""
@@ -401,6 +414,31 @@ def features_of(protein: Protein) -> Features:
     """Features of a coarse-grained protein, with its own structure as reference."""
     torsions = np.nan_to_num(protein.torsions[:, PSI_AND_CHI])
     return Features.of(protein, protein.backbone, torsions, protein.torsion_mask[:, PSI_AND_CHI])
+
+
+def reference_torsions(features: Features, backbone: np.ndarray, chi: np.ndarray) -> Tensor:
+    """Torsion features of a reference structure, as :func:`features_of` makes them of a protein's own.
+
+    Parameters
+    ----------
+    features : Features
+        N residues; tell which are bonded.
+    backbone : np.ndarray [N, 3, 3]
+        N, CA, C, nm.
+    chi : np.ndarray [N, 4]
+        χ1..4, radians; NaN where there is none or it is not known.
+
+    Returns
+    -------
+    Tensor [N, 5, 2]
+        Sine and cosine of ψ and χ1..4, float64.
+    """
+    i = np.flatnonzero(features.bonded.cpu().numpy())
+    n, ca, c = np.moveaxis(backbone, -2, 0)
+    psi = np.full((len(backbone), 1), np.nan)
+    psi[i, 0] = dihedral(n[i], ca[i], c[i], n[i + 1])
+    angles = np.concatenate([psi, chi], axis=1)
+    return torsion_features(torch.as_tensor(np.nan_to_num(angles)), torch.as_tensor(np.isfinite(angles)))
 
 
 def resolve_device(device: str | torch.device | None = None) -> torch.device:

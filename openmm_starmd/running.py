@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from openmm_starmd.files.reading import read_structure
 from openmm_starmd.files.writing import lock, replacing, sweep, write_text
 
 if TYPE_CHECKING:
+    from openmm_starmd.calibration import Calibration
     from openmm_starmd.simulation import StarMDSimulation
 
 DEFAULT_SEED = 0
@@ -50,6 +51,8 @@ class RunSettings:
         Denoising steps per frame.
     format : str or None
         ``"dcd"`` or ``"xtc"``.
+    calibrate : float or None
+        ps of classical MD that the amplitude of the protein's motion is fitted to first; None for none.
     """
 
     stride: float | None = None
@@ -58,6 +61,11 @@ class RunSettings:
     weights: str | None = None
     steps: int | None = None
     format: str | None = None
+    calibrate: float | None = None
+
+
+LATER = {"calibrate": None, "calibration": None}
+"""What configurations of older versions lack, with what it is then."""
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -71,7 +79,8 @@ def read_config(path: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        The fields of :class:`RunSettings`, ``sha256`` of the input, and more for the reader's information.
+        The fields of :class:`RunSettings`, ``sha256`` of the input, ``calibration`` (what it found, or None), and more
+        for the reader's information.
 
     Raises
     ------
@@ -79,7 +88,7 @@ def read_config(path: Path) -> dict[str, Any]:
         If it is no such file.
     """
     try:
-        config = json.loads(path.read_text())
+        config = LATER | json.loads(path.read_text())
         missing = ({f.name for f in fields(RunSettings)} | {"sha256"}) - set(config)
     except (json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{path} is not the configuration of a run: {error}") from error
@@ -155,6 +164,7 @@ def run(
     resume: bool = False,
     checkpoint_interval: int = 10,
     progress: bool = True,
+    on_calibration: Callable[[Calibration], None] | None = None,
 ) -> Outcome:
     """Draw frames into a directory.
 
@@ -178,6 +188,8 @@ def run(
         Frames between checkpoints; a kill costs at most these.
     progress : bool
         Show a bar on stderr.
+    on_calibration : callable, optional
+        Called with what the calibration found, if this call runs one; a resumed run has it from ``config.json``.
 
     Returns
     -------
@@ -189,6 +201,8 @@ def run(
         If the input cannot be used, `output` holds a run and `resume` is False, or settings differ from that run's.
     """
     import torch
+
+    from openmm_starmd.calibration import calibrated_length
 
     if frames < 1:
         raise ValueError(f"frames is {frames}; at least one is needed")
@@ -202,6 +216,9 @@ def run(
             raise ValueError(f"{folder} holds a run already: add --resume to go on with it, or choose another --output")
         settings = merge(settings, digest, read_config(config_path), config_path)
     simulation, settings = _simulation(pdb, settings, device)
+    shown = progress and sys.stderr is not None
+    if settings.calibrate is not None:
+        calibrated_length(simulation, settings.calibrate)
     files = _Files(folder, f"trajectory.{settings.format}")
     folder.mkdir(parents=True, exist_ok=True)
     with lock(folder, "drawing into"):
@@ -210,9 +227,18 @@ def run(
         if resumed:
             _resume(files, simulation)
         else:
+            found = read_config(files.config)["calibration"] if files.config.exists() else None
             if not files.config.exists():
                 _refuse_to_overwrite(folder)
-            config = asdict(settings) | {"input": str(structure), "sha256": digest, "device": device}
+            if found is None and settings.calibrate is not None:
+                calibration = _calibrate(simulation, settings.calibrate, shown)
+                found = asdict(calibration)
+                if on_calibration is not None:
+                    on_calibration(calibration)
+            elif found is not None:
+                simulation.integrator.set_amplitude(found["log_amplitude"])
+            config = asdict(settings) | {"calibration": found}
+            config |= {"input": str(structure), "sha256": digest, "device": device}
             _begin(files, simulation, config)
         device_then = read_config(files.config).get("device")
         if device_then != device:
@@ -221,14 +247,13 @@ def run(
             )
 
         done, began = simulation.currentStep, time.perf_counter()
-        shown = progress and sys.stderr is not None
         interrupted = _draw(simulation, frames, files, resumed, checkpoint_interval, shown)
         drawn, seconds = simulation.currentStep - done, time.perf_counter() - began
         stride = simulation.stride.value_in_unit(unit.picosecond)
         speed = 86.4 * drawn * stride / seconds if drawn else float("nan")
         # a run that was asked for no more frames than it has keeps its summary, and the speed in it
         if not interrupted and (drawn or _summarised_frames(files.summary) != done):
-            _summarise(files, settings, stride, speed)
+            _summarise(files, settings, simulation.amplitude, stride, speed)
         return Outcome(simulation.currentStep, interrupted, speed)
 
 
@@ -316,6 +341,19 @@ def _begin(files: _Files, simulation: StarMDSimulation, config: dict[str, Any]) 
         app.PDBFile.writeFile(simulation.topology, positions, file, keepIds=True)
 
 
+def _calibrate(simulation: StarMDSimulation, picoseconds: float, progress: bool) -> Calibration:
+    """Calibrate with a bar; nothing is on disk until it has ended."""
+    from tqdm import tqdm
+
+    with tqdm(unit="ps", desc="calibrating", disable=not progress) as bar:
+
+        def show(done: int, count: int) -> None:
+            bar.total = count
+            bar.update(1)
+
+        return simulation.calibrate(picoseconds, on_frame=show)
+
+
 def _resume(files: _Files, simulation: StarMDSimulation) -> None:
     """Load the checkpoint, and cut trajectory and log back to the frames it knows of."""
     simulation.loadCheckpoint(str(files.checkpoint))
@@ -381,7 +419,7 @@ def _summarised_frames(path: Path) -> int | None:
     return json.loads(path.read_text()).get("frames") if path.exists() else None
 
 
-def _summarise(files: _Files, settings: RunSettings, stride: float, speed: float) -> None:
+def _summarise(files: _Files, settings: RunSettings, amplitude: float, stride: float, speed: float) -> None:
     """Write picture.png and summary.json; `stride` in ps, `speed` in ns/day."""
     import mdtraj
 
@@ -403,6 +441,8 @@ def _summarise(files: _Files, settings: RunSettings, stride: float, speed: float
         "speed_ns_per_day": None if math.isnan(speed) else speed,
         "settings": asdict(settings),
     }
+    if settings.calibrate is not None:
+        summary["amplitude"] = amplitude
     write_text(files.summary, json.dumps(summary, indent=1) + "\n")
     try:
         draw(files.picture, found, title=f"{trajectory.n_frames} frames, {stride:g} ps apart")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import warnings
@@ -17,7 +18,7 @@ from openmm_starmd import checkpoint
 from openmm_starmd.classical.settings import ClassicalOptions, ClassicalSettings
 from openmm_starmd.context import frame_system
 from openmm_starmd.errors import StarMDWarning, Uncopiable, keyboard_interrupts
-from openmm_starmd.integrator import StarMDIntegrator
+from openmm_starmd.integrator import CHI, StarMDIntegrator
 from openmm_starmd.propagators import LearnedPropagator, find_propagator
 from openmm_starmd.protein.protein import ATOMS, Protein, describe_differences
 from openmm_starmd.quantities import as_array, in_unit, keywords_of, whole_number
@@ -25,6 +26,7 @@ from openmm_starmd.quantities import as_array, in_unit, keywords_of, whole_numbe
 if TYPE_CHECKING:
     import torch
 
+    from openmm_starmd.calibration import Calibration
     from openmm_starmd.classical.model import ClassicalModel
     from openmm_starmd.hybrid.alternation import Alternation
     from openmm_starmd.hybrid.segment import Segment
@@ -138,8 +140,13 @@ class StarMDSimulation(Uncopiable, app.Simulation):
     Energies, forces and velocities do not exist. They read zero, asking for them warns once, and the temperature is
     nan.
 
-    Setting positions starts a new history from them, with random draws not used before. An interrupt (Ctrl-C) leaves
-    positions, time, step and history at the last complete frame.
+    Setting positions starts a new history from them, with random draws not used before. Of weights whose configuration
+    says ``lasting_reference`` they are the new reference structure too, torsions included, and frames go on as those of
+    a new simulation would; only where ``context.setPositions()`` is given frames without side chains, χ angles stay
+    those of the reference before. A classical segment leaves that reference alone. Other weights take the start of each
+    history for their reference, with the torsions of the constructor's positions.
+
+    An interrupt (Ctrl-C) leaves positions, time, step and history at the last complete frame.
     """
 
     protein: Protein
@@ -214,7 +221,15 @@ class StarMDSimulation(Uncopiable, app.Simulation):
         system = frame_system(frame_topology, self.protein.box)
         super().__init__(frame_topology, system, integrator, mm.Platform.getPlatformByName("Reference"))
         integrator.bind(self.context)
-        self.context.setPositions(self.protein.frame_positions(self.protein.backbone, atoms))
+        self._start_from(self.protein)
+
+    def _start_from(self, start: Protein) -> None:
+        """Begin from a structure of the protein."""
+        # staged before, since positions of CA alone are taken only where the start is known, and once more for the side
+        # chains, of which the input tells more than a frame
+        self.integrator.stage_protein(start)
+        self.context.setPositions(start.frame_positions(start.backbone, self.atoms))
+        self.integrator.stage_protein(start)
 
     def __repr__(self) -> str:
         propagator = self.integrator.propagator
@@ -244,6 +259,8 @@ class StarMDSimulation(Uncopiable, app.Simulation):
     def setPositions(self, positions: Any) -> None:
         """Start a new history from another structure of the input; time and step count go on.
 
+        Of weights with a lasting reference that structure is the new one, as the constructor's was.
+
         Positions of a frame, ``simulation.topology``'s atoms, go to ``simulation.context.setPositions()``.
 
         Parameters
@@ -263,8 +280,7 @@ class StarMDSimulation(Uncopiable, app.Simulation):
             # the constructor has said what is left out
             warnings.simplefilter("ignore", UserWarning)
             start = Protein.from_openmm(self._input_topology, values * unit.nanometer)
-        self.integrator.stage_start(start.backbone)
-        self.context.setPositions(start.frame_positions(start.backbone, self.atoms))
+        self._start_from(start)
 
     def saveCheckpoint(self, file: str | os.PathLike[str] | IO[bytes]) -> None:
         """Save all that is needed to go on exactly, history and random state included.
@@ -472,12 +488,13 @@ class StarMDSimulation(Uncopiable, app.Simulation):
                 tolerance=float(in_unit(tolerance, unit.kilojoules_per_mole / unit.nanometer)),
                 reporter=reporter,
             )
-            positions = model.positions()
+            positions, torsions = model.positions(), model.torsions()
         alphas = positions[model.backbone_atoms[:, 1]]
         rotation, shift = aligned(alphas, frame.backbone[:, 1])
         positions = positions @ rotation.T + shift
         self.integrator.stage_start(positions[model.backbone_atoms])
         self.context.setPositions(positions[model.frame_atoms(self.topology)])
+        self.integrator.stage_chi(torsions[:, CHI])
 
     @classmethod
     @keywords_of(__init__, leave_out=("self", "topology", "positions"))
@@ -526,6 +543,73 @@ class StarMDSimulation(Uncopiable, app.Simulation):
                 stacklevel=2,
             )
         return made
+
+    @property
+    def amplitude(self) -> float:
+        """Factor on the motion that an elastic prior expects of the protein, as :meth:`calibrate` found it; else 1."""
+        return math.exp(self.integrator.amplitude)
+
+    @keywords_of(ClassicalSettings)
+    def calibrate(
+        self,
+        duration: Any = 20.0,
+        *,
+        minimize: int | None = 100,
+        equilibrate: Any = 2.0,
+        on_frame: Callable[[int, int], None] | None = None,
+        **settings: Unpack[ClassicalOptions],
+    ) -> Calibration:
+        """Fit how widely the protein moves to a short classical run of it on the side.
+
+        >>> print(simulation.calibrate(20 * picoseconds))
+        <Calibration: amplitude 0.82 (0.70 to 0.96), from 21 frames of 20 ps of classical MD>
+
+        Weights with an elastic prior expect a protein to move as widely as others of its size and kind do. The factor
+        that is found scales that from the next frame on. Positions, history, step count and time stay as they are.
+
+        Parameters
+        ----------
+        duration : Quantity or float
+            Of classical MD from the current frame, bare numbers in ps; at least 5.
+        minimize : int or None
+            Most iterations of the minimiser before; 0 for none, None to convergence.
+        equilibrate : Quantity or float
+            Dynamics after that, before frames are looked at; bare numbers in ps.
+        on_frame : callable, optional
+            Called with the number of frames there are and that of all, for a bar.
+        **settings
+            As for :meth:`classical`.
+
+        Returns
+        -------
+        Calibration
+
+        Raises
+        ------
+        ValueError
+            If the weights have no elastic prior, the run is too short, or a classical segment is running.
+
+        Notes
+        -----
+        The factor belongs to what decides frames: checkpoints and States bring theirs, as they bring the seed. What is
+        random in the run depends only on the seed and the number of the frame that it starts from.
+        """
+        from openmm_starmd.calibration import calibrate
+
+        picoseconds = float(in_unit(equilibrate, unit.picosecond))
+        if not 0 <= picoseconds < float("inf"):
+            raise ValueError(f"equilibrate is {equilibrate}; it must be a time, at least 0")
+        with keyboard_interrupts():
+            found = calibrate(
+                self,
+                duration,
+                minimize=None if minimize is None else whole_number(minimize, "minimize"),
+                equilibrate=picoseconds,
+                on_frame=on_frame,
+                **settings,
+            )
+        self.integrator.set_amplitude(found.log_amplitude)
+        return found
 
     @keywords_of(ClassicalSettings)
     def validate(

@@ -48,6 +48,14 @@ def run(
         typer.Option(min=1, help="Denoising steps per frame; the weights' own by default."),
     ] = None,
     format: Annotated[Format | None, typer.Option(help="Trajectory format; dcd by default.")] = None,
+    calibrate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PS",
+            help="Fit how widely the protein moves to so many ps of classical MD first, 20 say; for weights with an "
+            "elastic prior.",
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in DIR, if there is one.")] = False,
 ) -> None:
     """Draw frames of a protein: trajectory, topology, log, checkpoint, summary and picture.
@@ -65,8 +73,17 @@ def run(
             weights=weights,
             steps=steps,
             format=format.value if format else None,
+            calibrate=calibrate,
         )
-        outcome = running.run(structure, frames, output, settings, device=device, resume=resume)
+        outcome = running.run(
+            structure,
+            frames,
+            output,
+            settings,
+            device=device,
+            resume=resume,
+            on_calibration=lambda found: typer.echo(str(found).strip("<>")),
+        )
         if outcome.interrupted:
             typer.echo(f"stopped at frame {outcome.frames} of {frames}; --resume goes on", err=True)
             raise typer.Exit(130)
