@@ -249,7 +249,8 @@ class HistoryIntegrator(mm.CustomIntegrator):
         if wrong:
             raise ValueError(
                 f"this was saved by a simulation with {', '.join(wrong)}. Build the StarMDSimulation "
-                "from the same input file, weights and settings, then load"
+                "from the same input file, weights and settings, then load (the default weights of version 0.1 were "
+                "starmd-mini-v2)"
             )
 
     def _slot(self, number: int) -> int:
