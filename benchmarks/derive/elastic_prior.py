@@ -213,8 +213,11 @@ def main() -> None:
     pool = open_data(arguments.data, not_trained_on(split))
     chosen = {item["name"] for item in split["choose"]}
     judged = left_out(arguments.left_out_data, split)
-    # softer modes, of extended peptides, do not follow the powers
-    stiffness_min = ElasticSettings.stiffness_min
+    softest = []
+    for protein in pool:
+        found = protein.read_features()
+        softest.append(elastic_modes(found.reference.translations.double().numpy(), found.bonded.numpy())[0][0])
+    stiffness_min = float(np.quantile(softest, 0.05))
     logs, amplitudes = fit(pool, arguments.steps, stiffness_min)
     values = {name: float(f"{value:.4g}") for name, value in zip(FREE, logs.exp().tolist(), strict=True)}
     mean = float(np.mean(list(amplitudes.values())))

@@ -13,7 +13,9 @@ AMPLITUDE_FEATURES = 4
 class ElasticSettings:
     """Variances and rates of modes as powers of their stiffness λ, in units of the spring of two Cα at 3.8 Å.
 
-    The defaults are fitted to MD of 53 proteins of the training pool (``benchmarks/results/elastic_prior.json``).
+    The defaults are fitted to MD of 53 proteins of the training pool (benchmarks/results/elastic_prior.json), but for
+    `stiffness_min`, which the fit had at 5.5e-5: extended peptides, whose softest modes do not follow the powers, were
+    then expected to move too far.
 
     Attributes
     ----------

@@ -78,7 +78,22 @@ def describe(recipe: dict[str, Any]) -> str:
     weights = ", ".join(f"{name} {weight:g}" for name, weight in objective["weights"])
     size = f"{windows['tokens']} residues x frames" if "tokens" in windows else f"{windows['residues']} residues"
     batches = recipe.get("accumulate", 1)
-    return (
+    more = []
+    if windows.get("share_max", 1) < 1:
+        more.append(f"No protein has more than {100 * windows['share_max']:g} % of the draws at a stride.")
+    if windows.get("deformation_probability"):
+        more.append(
+            f"{100 * windows['deformation_probability']:g} % of the references that are the start structure are "
+            f"deformed along soft modes, by up to {10 * windows['deformation']:g} Å."
+        )
+    if optimizer.get("weight_decay"):
+        more.append(f"Weight decay {optimizer['weight_decay']:g}.")
+    if objective.get("high_steps"):
+        more.append(
+            f"From step {objective['high_steps']:,} on only {100 * objective['high_share']:g} % of the τ above "
+            f"{objective['high_tau']:g} stay there."
+        )
+    said = (
         f"{recipe['steps']:,} steps of Adam (learning rate {optimizer['learning_rate']:g}, cosine to "
         f"{optimizer['final']:g} of it, gradients clipped at {optimizer['gradient_clip']:g}, averaged with decay "
         f"{optimizer['ema']:g}), each on {f'{batches} batches of ' if batches > 1 else ''}windows of up to "
@@ -88,6 +103,26 @@ def describe(recipe: dict[str, Any]) -> str:
         f"{objective['tau_min']:g} ({100 * objective['log_uniform']:.0f} %), else uniform; contextual noise up to "
         f"{objective['context_tau']:g}. Losses and weights: {weights}; FAPE, distances and clashes for τ up to "
         f"{objective['geometry_tau']:g} only."
+    )
+    return " ".join([said, *more])
+
+
+def form_of(config: ModelConfig) -> str:
+    """What kind of network it is."""
+    if not config.anchored:
+        return "a STAR-MD network in the paper's form"
+    elastic = " with an elastic prior" if config.prior == "elastic" else ""
+    return f"an anchored, low-noise STAR-MD network{elastic}"
+
+
+def correction_note(config: ModelConfig) -> str:
+    """How much of the network's correction is kept, where that is not all."""
+    if not config.correction:
+        return ""
+    shares = ", ".join(f"{share:g} at {tau:g}" for tau, share in config.correction)
+    return (
+        "Of the network's correction to what the prior expects a share is kept that is best for proteins left out of "
+        f"training: {shares} (τ)."
     )
 
 
@@ -182,7 +217,7 @@ def render(folder: Path, results: Path, note: str = "") -> str:
     parent = recipe.get("start_from")
     return TEMPLATE.read_text().format(
         name=config.name,
-        form="an anchored, low-noise STAR-MD network" if config.anchored else "a STAR-MD network in the paper's form",
+        form=form_of(config),
         parameters=parameters,
         megabytes=(folder / "model.safetensors").stat().st_size / 1e6,
         origin=f"fine-tuned from {parent}" if parent else "trained from scratch",
@@ -201,7 +236,9 @@ def render(folder: Path, results: Path, note: str = "") -> str:
         total=sum(sum(p["picoseconds"]) for p in proteins) / 1000,
         designs=f"{designs} of them are de novo designs of one family (EEHEE, 43 residues). " if designs else "",
         held_out=", ".join(held_out[0]["proteins"]),
-        recipe=" ".join([describe(recipe), *listing.get("notes", []), note]).strip(),
+        recipe=" ".join(
+            part for part in (describe(recipe), correction_note(config), *listing.get("notes", []), note) if part
+        ),
         proteins="\n".join(rows),
         held_out_sections="\n\n".join(section(content, "Held-out proteins") for content in held_out),
         training_sections="\n\n".join(
