@@ -249,8 +249,7 @@ class HistoryIntegrator(mm.CustomIntegrator):
         if wrong:
             raise ValueError(
                 f"this was saved by a simulation with {', '.join(wrong)}. Build the StarMDSimulation "
-                "from the same input file, weights and settings, then load (the default weights of version 0.1 were "
-                "starmd-mini-v2)"
+                "from the same input file, weights and settings, then load"
             )
 
     def _slot(self, number: int) -> int:
