@@ -143,10 +143,10 @@ def test_histories_are_those_of_md(trpcage, monkeypatch):
 
     seen, restore = [], next_frame.Rollout.restore
 
-    def restoring(self, frames, count, offset):
+    def restoring(self, frames, count, offset, *reference):
         if count:
             seen.append((frames, count))
-        restore(self, frames, count, offset)
+        restore(self, frames, count, offset, *reference)
 
     monkeypatch.setattr(next_frame.Rollout, "restore", restoring)
     torch.manual_seed(0)
