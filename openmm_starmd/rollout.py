@@ -30,7 +30,7 @@ from openmm_starmd.geometry.torsions import dihedral
 from openmm_starmd.model.attention import KVCache
 from openmm_starmd.model.elastic import Expected
 from openmm_starmd.model.features import Features, torsion_features
-from openmm_starmd.model.frames import Frames
+from openmm_starmd.model.frames import Frames, noise_variances
 from openmm_starmd.model.network import Condition, Network
 from openmm_starmd.protein.residues import PSI_AND_CHI
 from openmm_starmd.randomness import keyed_normal
@@ -293,9 +293,7 @@ class Rollout:
             return elastic.without_history(alone, alone.translations.new_full((len(self.seeds), 1), self.stride))
         ages = [self.stride * (number - kept.number) for kept in self._history]
         tau = torch.stack([kept.tau for kept in self._history], 1)
-        schedule = self.network.config.schedule
-        noise = (schedule.sigma_translation(tau) / schedule.alpha(tau)).square()
-        turn_noise = schedule.sigma_rotation(tau).masked_fill(tau <= 0, 0.0).square()
+        noise, turn_noise = noise_variances(tau, self.network.config.schedule)
         history = Rigids(*(torch.stack(part, 1) for part in zip(*(kept.noised for kept in self._history), strict=True)))
         # filled in on the device: a copied number would be waited for
         times = torch.stack([torch.full_like(tau[:, 0], age) for age in ages], 1)

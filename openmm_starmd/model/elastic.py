@@ -71,10 +71,6 @@ class Expected:
         """Frames of several, one after the other."""
         return cls(*(torch.cat([getattr(part, name) for part in parts], dim=1) for name in cls.__dataclass_fields__))
 
-    def frames(self, begin: int, end: int | None = None) -> Expected:
-        """Some of the frames."""
-        return Expected(*(getattr(self, name)[:, begin:end] for name in self.__dataclass_fields__))
-
 
 @dataclass(frozen=True)
 class ElasticModel:
@@ -148,9 +144,13 @@ class ElasticModel:
 
     def spread(self, time: float) -> Tensor:
         """Variance of the displacement over `time` ps along each mode, nm²: [B, K]."""
-        grown = 2 * self.fast * (1 - torch.exp(-self.fast_rate * time))
-        grown = grown + 2 * self.slow * (1 - torch.exp(-self.slow_rate * time))
-        return grown[:, :-1]
+        return self._grown(self.fast.new_full((1, 1), time))[:, 0, :-1]
+
+    def _grown(self, time: Tensor) -> Tensor:
+        """Variance of the displacement over times [B, F], ps: of modes, a turn's coordinate last, [B, F, K + 1]."""
+        time = time[..., None]
+        grown = 2 * self.fast[:, None] * (1 - torch.exp(-self.fast_rate[:, None] * time))
+        return grown + 2 * self.slow[:, None] * (1 - torch.exp(-self.slow_rate[:, None] * time))
 
     def axes(self, anchor: Rigids) -> Tensor:
         """Rotation of each residue's surroundings from the reference to `anchor` [B, F, N]: [B, F, N, 3, 3]."""
@@ -238,9 +238,7 @@ class ElasticModel:
         """The Gaussian of frames that no frame was before, about themselves; of the width of `stride` [B, F], ps."""
         axes = self.axes(frames)
         zero = torch.zeros_like(frames.translations)
-        time = stride[..., None]
-        grown = 2 * self.fast[:, None] * (1 - torch.exp(-self.fast_rate[:, None] * time))
-        grown = grown + 2 * self.slow[:, None] * (1 - torch.exp(-self.slow_rate[:, None] * time))
+        grown = self._grown(stride)
         return Expected(axes, zero, grown[..., :-1], zero, grown[..., -1])
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from openmm_starmd.diffusion.schedule import Schedule
 from openmm_starmd.geometry.rigid import Rigids, superpose
 from openmm_starmd.geometry.so3 import exp_map, log_map
 from openmm_starmd.model.config import ModelConfig
@@ -150,13 +151,19 @@ ELASTIC_POSE = 17
 """Numbers of a residue's pose with an elastic prior."""
 
 
+def noise_variances(tau: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
+    """Variances of the noise at diffusion times [...], its shrinking undone: translations in nm², turns in rad²."""
+    noise = (schedule.sigma_translation(tau) / schedule.alpha(tau)).square()
+    # the rotations' schedule has σ_min > 0 at τ = 0, but a history frame at τ = 0 carries no noise at all
+    return noise, schedule.sigma_rotation(tau).masked_fill(tau <= 0, 0.0).square()
+
+
 def undone(frames: Frames, config: ModelConfig, end: int) -> tuple[Rigids, Tensor, Tensor]:
     """The first `end` frames with the shrinking of their noise undone, and its variances [B, F] in nm² and rad²."""
-    schedule, tau = config.schedule, frames.tau[:, :end]
-    alpha = schedule.alpha(tau)
+    tau = frames.tau[:, :end]
+    alpha = config.schedule.alpha(tau)
     rigids = Rigids(frames.rigids.rotations[:, :end], frames.rigids.translations[:, :end] / alpha[..., None, None])
-    noise = (schedule.sigma_translation(tau) / alpha).square()
-    return rigids, noise, schedule.sigma_rotation(tau).masked_fill(tau <= 0, 0.0).square()
+    return rigids, *noise_variances(tau, config.schedule)
 
 
 @torch.no_grad()
@@ -213,8 +220,7 @@ def elastic_estimate(frames: Frames, elastic: ElasticModel, config: ModelConfig)
     if expected is None:
         raise ValueError("frames without what is expected of them: a network with an elastic prior needs it")
     alpha = schedule.alpha(tau)
-    noise = (schedule.sigma_translation(tau) / alpha).square()  # variances
-    turn_noise = schedule.sigma_rotation(tau).masked_fill(tau <= 0, 0.0).square()
+    noise, turn_noise = noise_variances(tau, schedule)
     noisy = Rigids(frames.rigids.rotations, frames.rigids.translations / alpha[..., None, None])
     inverse = anchor.rotations.transpose(-1, -2)
     vectors = elastic.vectors.transpose(-1, -2)  # [B, K, 3N]
