@@ -88,7 +88,7 @@ def recipe_of(arm: str, width: str, seed: int, steps: int, tokens: int) -> Recip
     config = replace(config, **WIDTHS.get(width, {}))
     if arm == LAST_FRAME:
         first = config.elastic.amplitude[:1]
-        config = replace(config, elastic=replace(config.elastic, amplitude=(*first, *[0.0] * 4) if first else ()))
+        config = replace(config, elastic=replace(config.elastic, amplitude=(*first, 0.0) if first else ()))
     return Recipe(
         model=config,
         windows=replace(WINDOWS, tokens=tokens, seed=seed, **windows),

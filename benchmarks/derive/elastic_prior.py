@@ -4,9 +4,10 @@
         benchmarks/data/training --left-out-data ../shared/data/md200 benchmarks/data/pool
 
 Maximum likelihood of the next frame given true histories (model/elastic.py), every mode of every target one
-observation, with an amplitude a protein that is free in the fit. A ridge regression then reads amplitudes off a
-structure. Proteins that choose weights (``choose`` of benchmarks/data/split.json) judge whether that is better than one
-amplitude for all. Three in ten references are deformed along soft modes, as in training.
+observation, with an amplitude a protein that is free in the fit. A regression on the looseness of its network then
+reads the amplitude off a structure. Proteins that choose weights (``choose`` of benchmarks/data/split.json) judge
+whether that is better than one amplitude for all. Three in ten references are deformed along soft modes, as in
+training.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ from openmm_starmd.data.folders import open_data
 from openmm_starmd.data.trajectories import ProteinData
 from openmm_starmd.data.windows import WindowDataset, WindowSettings
 from openmm_starmd.geometry.so3 import log_map
-from openmm_starmd.model.elastic import REACH, ElasticModel, amplitude_features, elastic_modes, statistics
-from openmm_starmd.model.elastic_settings import AMPLITUDE_FEATURES, ElasticSettings
+from openmm_starmd.model.elastic import REACH, ElasticModel, elastic_modes, looseness, statistics
+from openmm_starmd.model.elastic_settings import ElasticSettings
 
-FREE = [f.name for f in fields(ElasticSettings) if f.name not in ("stiffness_min", "amplitude")]
+FREE = [f.name for f in fields(ElasticSettings) if f.name not in ("stiffness_min", "amplitude", "looseness")]
 """What is fitted; all positive, so by their logarithms."""
 START = ElasticSettings(
     fast=0.012, fast_power=0.99, fast_floor=1e-5, fast_rate=0.25, fast_rate_power=0.96, slow=0.02, slow_power=0.45,
@@ -51,7 +52,7 @@ TURNS = 0.3
 SHRINK = 0.02
 """Weight of the squared amplitudes of single proteins."""
 RIDGE = 3.0
-"""Proteins' worth of evidence that the slopes of the amplitude are zero."""
+"""Proteins' worth of evidence that the slope of the amplitude is zero."""
 
 
 class Structures:
@@ -163,10 +164,10 @@ def fit(proteins: Sequence[ProteinData], steps: int, stiffness_min: float) -> tu
     return logs.detach(), {name: float(values[number]) for name, number in place.items()}
 
 
-def regression(proteins: Sequence[ProteinData], amplitudes: Mapping[str, float]) -> tuple[list[float], float]:
-    """Intercept and slopes of the amplitude, and the share of its variance explained, each protein left out in turn."""
-    rows = np.array([[1.0, *features(protein)] for protein in proteins])
-    target = np.array([amplitudes[protein.name] for protein in proteins])
+def regression(loose: Mapping[str, float], amplitudes: Mapping[str, float]) -> tuple[list[float], float]:
+    """Intercept and slope of the amplitude, and the share of its variance explained, each protein left out in turn."""
+    rows = np.array([[1.0, loose[name]] for name in amplitudes])
+    target = np.array(list(amplitudes.values()))
     penalty = RIDGE * np.diag([0.0, *rows[:, 1:].var(0)])
 
     def solved(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -176,10 +177,12 @@ def regression(proteins: Sequence[ProteinData], amplitudes: Mapping[str, float])
     return [float(value) for value in solved(rows, target)], float(1 - np.var(left) / np.var(target))
 
 
-def features(protein: ProteinData) -> list[float]:
-    """Of a protein's structure."""
+def loose(protein: ProteinData, stiffness_min: float) -> float:
+    """Looseness of a protein's structure."""
     found = protein.read_features()
-    return amplitude_features(found.reference.translations.double().numpy(), found.bonded.numpy())
+    alphas = found.reference.translations.double().numpy()
+    stiffness = torch.from_numpy(elastic_modes(alphas, found.bonded.numpy())[0])
+    return float(looseness(stiffness.clamp(min=stiffness_min), len(alphas)))
 
 
 def judge(proteins: Sequence[ProteinData], settings: ElasticSettings, count: int) -> dict[str, dict[str, float]]:
@@ -187,7 +190,10 @@ def judge(proteins: Sequence[ProteinData], settings: ElasticSettings, count: int
     result = {}
     for protein in proteins:
         known, found = Structures(), []
-        offset = float(np.dot(settings.amplitude, [1.0, *features(protein)])) if settings.amplitude else 0.0
+        offset = 0.0
+        if settings.amplitude:
+            seen = np.clip(loose(protein, settings.stiffness_min), *settings.looseness)
+            offset = float(settings.amplitude[0] + settings.amplitude[1] * seen)
         data = windows([protein], 5, 0.0, count)
         for number in range(count):
             batch = data[number]
@@ -213,22 +219,21 @@ def main() -> None:
     pool = open_data(arguments.data, not_trained_on(split))
     chosen = {item["name"] for item in split["choose"]}
     judged = left_out(arguments.left_out_data, split)
-    softest = []
-    for protein in pool:
-        found = protein.read_features()
-        softest.append(elastic_modes(found.reference.translations.double().numpy(), found.bonded.numpy())[0][0])
-    stiffness_min = float(np.quantile(softest, 0.05))
+    stiffness_min = ElasticSettings().stiffness_min
     logs, amplitudes = fit(pool, arguments.steps, stiffness_min)
+    known = {protein.name: loose(protein, stiffness_min) for protein in pool}
+    seen = tuple(round(value, 3) for value in (min(known.values()), max(known.values())))
     values = {name: float(f"{value:.4g}") for name, value in zip(FREE, logs.exp().tolist(), strict=True)}
     mean = float(np.mean(list(amplitudes.values())))
-    plain = ElasticSettings(**values, stiffness_min=stiffness_min, amplitude=(mean, *[0.0] * AMPLITUDE_FEATURES))
-    slopes, explained = regression(pool, amplitudes)
-    read = ElasticSettings(**values, stiffness_min=stiffness_min, amplitude=tuple(round(s, 4) for s in slopes))
+    plain = ElasticSettings(**values, amplitude=(mean, 0.0), looseness=seen)
+    slopes, explained = regression(known, amplitudes)
+    read = ElasticSettings(**values, amplitude=tuple(round(s, 4) for s in slopes), looseness=seen)
     content: dict[str, Any] = {
         "version": __version__,
         "proteins": len(pool),
         "settings": asdict(read),
         "amplitudes": {name: round(value, 3) for name, value in amplitudes.items()},
+        "looseness": {name: round(value, 3) for name, value in known.items()},
         "explained": explained,
         "judged": {
             name: {

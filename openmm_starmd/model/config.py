@@ -89,6 +89,9 @@ class ModelConfig:
         τ, rising, and the share of the network's correction to its initial estimate that is kept there; interpolated in
         ln τ. Chosen on proteins left out of training, where a network knows less than it believes. Empty for all of it.
         Training itself goes without.
+    excluded_volume : bool
+        Whether the estimate of a frame is kept from overlaps of Cα at low noise, where it is one structure
+        (:mod:`openmm_starmd.model.excluded_volume`). Training itself goes without.
     """
 
     anchored: bool = True
@@ -134,6 +137,7 @@ class ModelConfig:
     centred_noise: bool = False
     lasting_reference: bool = False
     correction: tuple[tuple[float, float], ...] = ()
+    excluded_volume: bool = False
 
     def __repr__(self) -> str:
         """As older versions wrote it, and what they did not know where it is not as it was: it enters digests."""
@@ -147,6 +151,8 @@ class ModelConfig:
             raise ValueError(f"prior is {self.prior!r}; choose 'isotropic' or 'elastic'")
         if self.prior == "elastic" and not self.anchored:
             raise ValueError("prior is 'elastic', which starts from the last frame: set anchored to true")
+        if self.excluded_volume and not self.anchored:
+            raise ValueError("excluded_volume is for the anchored form: set it to false where anchored is false")
         if self.attention_temperature and self.attention != "joint":
             raise ValueError("attention_temperature is for joint attention: set it to false with attention 'separable'")
         taus = [tau for tau, _ in self.correction]
@@ -215,7 +221,15 @@ class ModelConfig:
         return cls(**values)
 
 
-LATER = ("prior", "elastic", "attention_temperature", "centred_noise", "lasting_reference", "correction")
+LATER = (
+    "prior",
+    "elastic",
+    "attention_temperature",
+    "centred_noise",
+    "lasting_reference",
+    "correction",
+    "excluded_volume",
+)
 """Settings that weights of 0.1 know nothing of, and that no digest of theirs holds."""
 _FORMER = ModelConfig()
 
@@ -234,7 +248,9 @@ def preset(name: str) -> ModelConfig:
     ModelConfig
     """
     if name == "mini":
-        return ModelConfig(reference_torsions=True, prior="elastic", lasting_reference=True, name="mini")
+        return ModelConfig(
+            reference_torsions=True, prior="elastic", lasting_reference=True, excluded_volume=True, name="mini"
+        )
     if name == "paper":
         return ModelConfig(
             anchored=False,

@@ -38,6 +38,8 @@ FRAME_NOISE, FRAME_TURN_NOISE = 0.003, 0.01
 """Standard deviation that frames of a history are not trusted beyond, nm and rad."""
 CONDITIONING = 1e-4
 """Share of a mode's variance added to the diagonal, so that single precision solves for weights."""
+USUAL = 3.5
+"""Logarithm of a residue's mean squared fluctuation in a usual folded protein, springs at 3.8 Å being 1."""
 LEFT_OVER = 0.1
 """Variance along the left-over directions over the mean of that along the six softest modes."""
 
@@ -119,13 +121,14 @@ class ElasticModel:
             On the device and with the precision of the reference.
         """
         modes = reference_modes(features) if features.modes is None else features.modes
-        logarithm: float | Tensor = amplitude
-        if settings.amplitude:
-            slopes = zip(settings.amplitude[1:], modes.compactness, strict=True)
-            logarithm = amplitude + settings.amplitude[0] + sum(slope * value for slope, value in slopes)
-        parts = statistics(modes.stiffness.clamp(min=settings.stiffness_min), settings, logarithm)
         like = features.reference.translations
         residues = len(like)
+        stiffness = modes.stiffness.clamp(min=settings.stiffness_min)
+        logarithm: float | Tensor = amplitude
+        if settings.amplitude:
+            intercept, slope = settings.amplitude
+            logarithm = amplitude + intercept + slope * looseness(stiffness, residues).clamp(*settings.looseness)
+        parts = statistics(stiffness, settings, logarithm)
         squares = modes.vectors.unflatten(0, (residues, 3)).square().sum(1)
         return cls(
             features.reference.map(lambda x: x[None]),
@@ -258,7 +261,6 @@ def reference_modes(features: Features) -> ReferenceModes:
         torch.from_numpy(stiffness),
         torch.from_numpy(vectors),
         torch.from_numpy(neighbourhoods(alphas, bonded, REACH)),
-        torch.tensor(amplitude_features(alphas, bonded), dtype=torch.float64),
     )
 
 
@@ -298,27 +300,18 @@ def statistics(stiffness: Tensor, settings: ElasticSettings, amplitude: float | 
     return tuple(part * scale if place in (0, 2, 4) else part for place, part in enumerate(whole))
 
 
-def amplitude_features(alphas: np.ndarray, bonded: np.ndarray) -> list[float]:
-    """What a protein's amplitude is read off: about zero in a folded protein of a hundred residues, of order one.
+def looseness(stiffness: Tensor, residues: int) -> Tensor:
+    """Logarithm of a residue's mean squared fluctuation in an elastic network, over that of a usual folded protein.
 
     Parameters
     ----------
-    alphas : ndarray [N, 3]
-        Of the reference structure, nm.
-    bonded : ndarray [N - 1], bool
+    stiffness : Tensor [K]
+        Of the modes, above zero.
+    residues : int
 
     Returns
     -------
-    list of float
-        Mean number of Cα within 1 nm, over 10, less 2, and -1 for all looser ones; ln of residues over 60; shares of
-        helix and of strand, by Cα three and two apart along the chain (5.0 to 6.2 Å, and above 6.1 Å), less usual ones.
+    Tensor []
+        About -1 in the tightest proteins, 2 in extended peptides; 0 without modes.
     """
-    count = len(alphas)
-    distances = np.linalg.norm(alphas[:, None] - alphas[None], axis=-1)
-    contacts = ((distances < 1.0).sum() - count) / count
-    bonded = np.asarray(bonded, dtype=bool)
-    third = distances.diagonal(3)[bonded[:-2] & bonded[1:-1] & bonded[2:]] if count > 3 else np.zeros(0)
-    second = distances.diagonal(2)[bonded[:-1] & bonded[1:]] if count > 2 else np.zeros(0)
-    helix = float(((third > 0.5) & (third < 0.62)).mean()) if len(third) else 0.0
-    strand = float((second > 0.61).mean()) if len(second) else 0.0
-    return [max(contacts / 10 - 2, -1.0), float(np.log(count / 60)), helix - 0.4, strand - 0.3]
+    return ((1 / stiffness).sum() / residues).log() - USUAL if len(stiffness) else stiffness.new_zeros(())

@@ -5,17 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-AMPLITUDE_FEATURES = 4
-"""Numbers of :func:`openmm_starmd.model.elastic.amplitude_features`."""
-
 
 @dataclass(frozen=True)
 class ElasticSettings:
     """Variances and rates of modes as powers of their stiffness λ, in units of the spring of two Cα at 3.8 Å.
 
-    The defaults are fitted to MD of 53 proteins of the training pool (benchmarks/results/elastic_prior.json), but for
-    `stiffness_min`, which the fit had at 5.5e-5: extended peptides, whose softest modes do not follow the powers, were
-    then expected to move too far.
+    The defaults are fitted to MD of the training pool (benchmarks/results/elastic_prior.json).
 
     Attributes
     ----------
@@ -35,34 +30,39 @@ class ElasticSettings:
         Softer modes count as this stiff. Folded proteins have none, and those of extended peptides do not follow the
         powers.
     amplitude : tuple of float
-        Intercept and slopes of a protein's log amplitude in
-        :func:`openmm_starmd.model.elastic.amplitude_features`; empty for none.
+        Intercept and slope of a protein's log amplitude in :func:`openmm_starmd.model.elastic.looseness`; empty for
+        none.
+    looseness : tuple of float
+        Lowest and highest looseness of the proteins fitted to; beyond them the nearest counts.
     """
 
-    fast: float = 0.0008389
-    fast_power: float = 0.7789
-    fast_floor: float = 0.0001124
-    fast_rate: float = 0.994
-    fast_rate_power: float = 0.1338
-    slow: float = 0.005223
-    slow_power: float = 0.3493
-    slow_limit: float = 66.36
-    slow_rate: float = 0.002489
-    slow_rate_power: float = 0.066
-    constant: float = 0.6677
-    turn_fast: float = 0.03536
-    turn_fast_rate: float = 1.233
-    turn_slow: float = 0.05644
-    turn_slow_rate: float = 0.01264
-    turn_constant: float = 1.758
+    fast: float = 0.0007747
+    fast_power: float = 0.8384
+    fast_floor: float = 0.0001446
+    fast_rate: float = 0.9958
+    fast_rate_power: float = 0.1279
+    slow: float = 0.004991
+    slow_power: float = 0.3388
+    slow_limit: float = 67.8
+    slow_rate: float = 0.00267
+    slow_rate_power: float = 0.06126
+    constant: float = 0.8336
+    turn_fast: float = 0.03679
+    turn_fast_rate: float = 1.231
+    turn_slow: float = 0.05857
+    turn_slow_rate: float = 0.01261
+    turn_constant: float = 1.762
     stiffness_min: float = 0.003
-    amplitude: tuple[float, ...] = (-1.0416, -1.2533, 0.2638, -0.2398, -0.0903)
+    amplitude: tuple[float, ...] = (-0.2198, 0.4242)
+    looseness: tuple[float, float] = (-0.81, 2.036)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "amplitude", tuple(self.amplitude))
+        object.__setattr__(self, "looseness", tuple(self.looseness))
         for name, value in vars(self).items():
-            numbers = value if name == "amplitude" else (value,)
-            if not all(math.isfinite(number) and (number >= 0 or name == "amplitude") for number in numbers):
+            several = isinstance(value, tuple)
+            numbers = value if several else (value,)
+            if not all(math.isfinite(number) and (number >= 0 or several) for number in numbers):
                 raise ValueError(f"{name} of the elastic prior is {value!r}; it must be finite, and not below 0")
         for some, what in (
             ((self.stiffness_min,), "stiffness_min"),
@@ -74,8 +74,10 @@ class ElasticSettings:
             raise ValueError(
                 "turn_fast and turn_slow of the elastic prior are both 0, which leaves turns without a width"
             )
-        if len(self.amplitude) not in (0, 1 + AMPLITUDE_FEATURES):
+        if len(self.amplitude) not in (0, 2):
             raise ValueError(
-                f"amplitude of the elastic prior has {len(self.amplitude)} numbers; give an intercept and "
-                f"{AMPLITUDE_FEATURES} slopes, or none"
+                f"amplitude of the elastic prior has {len(self.amplitude)} numbers; give an intercept and a slope, or "
+                "none"
             )
+        if len(self.looseness) != 2 or self.looseness[0] > self.looseness[1]:
+            raise ValueError(f"looseness of the elastic prior is {self.looseness!r}; give the lowest and the highest")

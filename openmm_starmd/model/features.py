@@ -17,7 +17,7 @@ TORSIONS = 5
 
 
 class ReferenceModes(NamedTuple):
-    """Modes of the elastic network of a reference structure, and what its amplitude is read off.
+    """Modes of the elastic network of a reference structure.
 
     Attributes
     ----------
@@ -27,14 +27,11 @@ class ReferenceModes(NamedTuple):
         Orthonormal.
     around : Tensor [N, 9], int64
         Residues whose superposition gives each one's axes.
-    compactness : Tensor [4]
-        As :func:`openmm_starmd.model.elastic.amplitude_features` gives it.
     """
 
     stiffness: Tensor
     vectors: Tensor
     around: Tensor
-    compactness: Tensor
 
 
 class ResidueArrays(Protocol):

@@ -25,7 +25,8 @@ from openmm_starmd.model.elastic import (
     LEFT_OVER,
     ElasticModel,
     Expected,
-    amplitude_features,
+    looseness,
+    reference_modes,
 )
 from openmm_starmd.model.elastic_settings import ElasticSettings
 from openmm_starmd.model.features import Features
@@ -81,8 +82,10 @@ def modes_of(features: Features, settings: ElasticSettings) -> tuple[np.ndarray,
     stiffness = [max(value, settings.stiffness_min) for value in values[6:]]
     log = features.amplitude
     if settings.amplitude:
-        log += settings.amplitude[0]
-        log += sum(a * x for a, x in zip(settings.amplitude[1:], features_by_hand(features), strict=True))
+        loose = math.log(sum(1 / value for value in stiffness) / len(alphas)) - 3.5
+        log += settings.amplitude[0] + settings.amplitude[1] * min(
+            max(loose, settings.looseness[0]), settings.looseness[1]
+        )
     grown, s, numbers = math.exp(log) ** 2, settings, []
     for value in stiffness:
         fast = s.fast / value**s.fast_power + s.fast_floor
@@ -92,23 +95,6 @@ def modes_of(features: Features, settings: ElasticSettings) -> tuple[np.ndarray,
     turn = s.turn_constant * (s.turn_fast + s.turn_slow)
     numbers.append((grown * s.turn_fast, s.turn_fast_rate, grown * s.turn_slow, s.turn_slow_rate, grown * turn))
     return np.array(stiffness), vectors[:, 6:], numbers
-
-
-def features_by_hand(features: Features) -> list[float]:
-    alphas, bonded = features.reference.translations.double().numpy(), features.bonded.numpy()
-    n = len(alphas)
-    contacts = sum(np.linalg.norm(a - b) < 1.0 for i, a in enumerate(alphas) for j, b in enumerate(alphas) if i != j)
-
-    def share(apart: int, low: float, high: float) -> float:
-        found = [
-            low < np.linalg.norm(alphas[i + apart] - alphas[i]) < high
-            for i in range(n - apart)
-            if bonded[i : i + apart].all()
-        ]
-        return float(np.mean(found)) if found else 0.0
-
-    density = max(contacts / n / 10 - 2, -1.0)
-    return [density, math.log(n / 60), share(3, 0.5, 0.62) - 0.4, share(2, 0.61, 9.0) - 0.3]
 
 
 def kriged(numbers: tuple[float, ...], ages: list[float], nugget: list[float], own: float) -> tuple[np.ndarray, float]:
@@ -175,8 +161,6 @@ def nuggets(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_numbers_of_modes_are_those_of_their_stiffness():
     features, settings = replace(villin_features(10, DOUBLE), amplitude=0.3), ElasticSettings()
-    alphas = features.reference.translations.numpy()
-    assert amplitude_features(alphas, features.bonded.numpy()) == pytest.approx(features_by_hand(features), abs=1e-12)
     _, vectors, numbers = modes_of(features, settings)
     model = ElasticModel.of(features, settings, features.amplitude)
     found = torch.stack([model.fast, model.fast_rate, model.slow, model.slow_rate, model.constant], -1)[0].numpy()
@@ -184,21 +168,32 @@ def test_numbers_of_modes_are_those_of_their_stiffness():
     projector = model.vectors[0].numpy() @ model.vectors[0].numpy().T
     np.testing.assert_allclose(projector, vectors @ vectors.T, atol=1e-9)
     np.testing.assert_allclose(model.squares[0].sum(0), 1, atol=1e-12)
-    whole = villin_features(None, DOUBLE)
-    for other in (whole, replace(whole, bonded=torch.arange(whole.length - 1) % 9 > 0)):
-        wanted = features_by_hand(other)
-        found = amplitude_features(other.reference.translations.numpy(), other.bonded.numpy())
-        assert found == pytest.approx(wanted, abs=1e-12) and wanted[0] > -1
-    # a chain break counts in shares of helix and strand
-    broken = replace(features, bonded=torch.tensor([True] * 4 + [False] + [True] * 4))
-    assert amplitude_features(alphas, broken.bonded.numpy()) == pytest.approx(features_by_hand(broken), abs=1e-12)
-    assert features_by_hand(broken) != features_by_hand(features)
     # without numbers for it a protein's amplitude is one
     plain = ElasticModel.of(features, replace(settings, amplitude=()))
     np.testing.assert_allclose(plain.fast_rate, model.fast_rate)
     assert not torch.allclose(plain.fast, model.fast)
     amplitude = torch.log(model.fast / plain.fast) / 2
     torch.testing.assert_close(amplitude, amplitude[:, :1].expand_as(amplitude))
+
+
+def test_loose_proteins_are_expected_to_move_more():
+    """And no more than the loosest, and no less than the tightest, that the numbers were fitted to."""
+    whole, settings = villin_features(None, DOUBLE), ElasticSettings(amplitude=(-0.2, 0.5), looseness=(-0.6, 1.0))
+
+    def log_amplitude(scale: float) -> float:
+        drawn_out = replace(whole, reference=whole.reference.map(lambda x: x if x.shape[-2:] == (3, 3) else scale * x))
+        model = ElasticModel.of(drawn_out, settings)
+        plain = ElasticModel.of(drawn_out, replace(settings, amplitude=()))
+        return float((model.fast / plain.fast).log()[0, 0] / 2)
+
+    stiffness = reference_modes(whole).stiffness.clamp(min=settings.stiffness_min)
+    seen = float(looseness(stiffness, whole.length))
+    assert -0.6 < seen < 1.0 and log_amplitude(1.0) == pytest.approx(-0.2 + 0.5 * seen, abs=1e-9)
+    # springs fall with the sixth power of the distance
+    assert float(looseness(stiffness / 2, whole.length)) == pytest.approx(seen + math.log(2), abs=1e-9)
+    assert log_amplitude(0.6) == pytest.approx(-0.2 - 0.3, abs=1e-9)
+    assert log_amplitude(1.0) < log_amplitude(1.05) < log_amplitude(3.0)
+    assert log_amplitude(3.0) == pytest.approx(-0.2 + 0.5, abs=1e-9)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6])
@@ -608,7 +603,8 @@ def test_an_untrained_network_draws_the_spread_of_each_mode():
     torch.manual_seed(0)
     features, count = villin_features(8), 160
     settings = SamplerSettings("multistep", steps=10, context_tau=0.0, max_context=3)
-    network = Network(elastic_config(blocks=1))
+    # overlaps, and turns that are no longer small, would be something else
+    network = Network(elastic_config(blocks=1, excluded_volume=False, elastic=ElasticSettings(amplitude=(-0.4, 0.0))))
     run = rolled(features, tuple(range(count)), network, settings=settings)
     elastic, expected = run._conditions.elastic, run._expected(1)
     # the only frame before is the reference, which nothing leads away from
@@ -897,6 +893,7 @@ def test_configurations_from_before_look_as_they_did():
         "centred_noise": True,
         "lasting_reference": True,
         "correction": ((0.1, 0.5),),
+        "excluded_volume": True,
     }
     for name, value in changed.items():
         assert repr(replace(ModelConfig(), **{name: value})) == f"{FORMER[:-1]}, {name}={value!r})"
@@ -904,11 +901,12 @@ def test_configurations_from_before_look_as_they_did():
 
 def test_configurations_survive_json():
     config = elastic_config(
-        elastic=ElasticSettings(slow_rate=0.01, amplitude=(0.1, 0.2, 0.3, 0.4, 0.5)),
+        elastic=ElasticSettings(slow_rate=0.01, amplitude=(0.1, 0.2), looseness=(-0.5, 1.5)),
         correction=((0.05, 1.0), (0.3, 0.25)),
         attention_temperature=True,
         centred_noise=True,
         lasting_reference=True,
+        excluded_volume=True,
     )
     again = ModelConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config and repr(again) == repr(config) and hash(again) == hash(config)
@@ -920,6 +918,7 @@ def test_configurations_survive_json():
     [
         ({"prior": "gaussian"}, "choose 'isotropic' or 'elastic'"),
         ({"prior": "elastic", "anchored": False}, "set anchored to true"),
+        ({"prior": "isotropic", "anchored": False}, "excluded_volume is for the anchored form"),
         ({"attention_temperature": True, "attention": "separable"}, "attention_temperature is for joint attention"),
         ({"correction": ((0.3, 1.0), (0.1, 0.5))}, "a rising"),
         ({"correction": ((0.1, 1.0), (0.1, 0.5))}, "a rising"),
@@ -936,7 +935,8 @@ def test_configurations_that_make_no_sense_are_refused(changes, message):
     [
         ({"fast": -1.0}, "fast of the elastic prior is -1.0"),
         ({"slow_rate": math.nan}, "slow_rate of the elastic prior is nan"),
-        ({"amplitude": (0.1, 0.2)}, "has 2 numbers; give an intercept and 4 slopes, or none"),
+        ({"amplitude": (0.1, 0.2, 0.3)}, "has 3 numbers; give an intercept and a slope, or none"),
+        ({"looseness": (1.0, 0.5)}, "give the lowest and the highest"),
     ],
 )
 def test_numbers_of_the_prior_that_make_no_sense_are_refused(changes, message):

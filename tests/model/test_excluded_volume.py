@@ -1,0 +1,140 @@
+"""Overlaps of Cα are moved apart at low noise, and nothing else is moved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from openmm_starmd.analysis.validity import judge
+from openmm_starmd.diffusion.samplers import SamplerSettings
+from openmm_starmd.geometry.rigid import Rigids
+from openmm_starmd.model.excluded_volume import CLOSEST, TAU, apart
+from openmm_starmd.model.frames import Frames
+from openmm_starmd.model.network import Network
+from openmm_starmd.rollout import Rollout
+from tests.model.test_network import narrow
+from tests.proteins import villin_features
+
+DOUBLE = torch.float64
+
+
+def hairpin(gap: float, length: int = 16) -> torch.Tensor:
+    """A chain that comes back at a distance of `gap` nm, its links 0.38 nm."""
+    half = length // 2
+    there = torch.stack([0.38 * torch.arange(half, dtype=DOUBLE), *torch.zeros(2, half, dtype=DOUBLE)], -1)
+    turn = torch.tensor([[0.38 * half, 0.38, 0.0]], dtype=DOUBLE)
+    back = there.flip(0) + torch.tensor([0.0, gap, 0.0], dtype=DOUBLE)
+    return torch.cat([there, turn, back])
+
+
+def closest(alphas: torch.Tensor, bonded: torch.Tensor) -> float:
+    distance = torch.cdist(alphas, alphas) + 9 * torch.eye(len(alphas), dtype=alphas.dtype)
+    links = torch.arange(len(bonded))[bonded]
+    distance[links, links + 1] = distance[links + 1, links] = 9.0
+    return float(distance.min())
+
+
+def test_what_does_not_overlap_stays_to_the_bit():
+    alphas = villin_features(None, DOUBLE).reference.translations
+    bonded = torch.ones(len(alphas) - 1, dtype=torch.bool)
+    assert torch.equal(apart(alphas, bonded), alphas)
+    assert torch.equal(apart(alphas[:1], bonded[:0]), alphas[:1])
+
+
+@pytest.mark.parametrize("gap", [0.34, 0.25, 0.1])
+def test_overlaps_are_moved_apart(gap):
+    alphas = hairpin(gap)
+    bonded = torch.ones(len(alphas) - 1, dtype=torch.bool)
+    assert closest(alphas, bonded) < CLOSEST - 0.01
+    frames = torch.stack([alphas, alphas + 1.0])[:, None]
+    moved = apart(frames, bonded)
+    assert moved.shape == frames.shape
+    found = moved[0, 0]
+    assert closest(found, bonded) > 0.3
+    before, after = (judge(x[None].numpy(), bonded.numpy()) for x in (alphas, found))
+    assert after.clashes[0] == 0 and after.broken[0] <= before.broken[0]
+    # the centre stays, a turned frame is moved alike, and no residue is moved by more than what overlapped
+    torch.testing.assert_close(found.mean(0), alphas.mean(0))
+    torch.testing.assert_close(moved[1, 0], found + 1.0)
+    rotation = torch.linalg.qr(torch.randn(3, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(1)))[0]
+    torch.testing.assert_close(apart(alphas @ rotation.T, bonded), found @ rotation.T)
+    assert float((found - alphas).norm(dim=-1).max()) < 3 * (CLOSEST - gap)
+
+
+def test_neighbours_along_the_chain_go_with_a_residue_and_other_chains_do_not():
+    """A lone atom that overlaps with the middle of a straight chain, and one that ends another chain close by."""
+    chain = torch.stack([0.38 * torch.arange(7, dtype=DOUBLE), *torch.zeros(2, 7, dtype=DOUBLE)], -1)
+    other = torch.tensor([[1.14, 0.2, 0.0]], dtype=DOUBLE)
+    alphas = torch.cat([chain, other])
+    bonded = torch.tensor([True] * 6 + [False])
+    shift = apart(alphas, bonded) - alphas
+    down = -shift[:, 1]
+    # 2^-links of the middle's way
+    np.testing.assert_allclose(down[:7] / down[3], [0, 0.25, 0.5, 1, 0.5, 0.25, 0], atol=1e-12)
+    assert shift[7, 1] == pytest.approx(float(down[3]))
+    assert closest(apart(alphas, bonded), bonded) == pytest.approx(CLOSEST, abs=1e-6)
+    # residues next to each other across a break are judged as any others
+    broken = torch.tensor([[0.0, 0.0, 0.0], [0.2, 0.0, 0.0]], dtype=DOUBLE)
+    assert closest(apart(broken, torch.tensor([False])), torch.tensor([False])) == pytest.approx(CLOSEST, abs=1e-6)
+    assert torch.equal(apart(broken, torch.tensor([True])), broken)
+
+
+def network_of(**changes) -> Network:
+    torch.manual_seed(0)
+    return Network(replace(narrow("mini"), excluded_volume=True, **changes)).eval()
+
+
+def one_call(network: Network, tau: float, noisy: bool = True) -> Rigids:
+    """The estimate of a frame that overlaps."""
+    features = villin_features(20, DOUBLE)
+    place = features.reference.translations.clone()
+    place[0] = place[12] + torch.tensor([0.1, 0.0, 0.0], dtype=DOUBLE)
+    rigids = Rigids(features.reference.rotations[None, None], place[None, None])
+    flag, one = torch.tensor([True]), torch.full((1, 1), tau, dtype=DOUBLE)
+    frames = Frames(
+        rigids.map(lambda x: x * network.config.schedule.alpha(one)[..., None, None] if x.shape[-1] == 20 else x),
+        rigids, one, torch.zeros_like(one), torch.full_like(one, 10.0), torch.tensor([0]),
+        flag if noisy else ~flag, flag,
+    )  # fmt: skip
+    with torch.no_grad():
+        return network.double()(network.condition(features), frames).rigids
+
+
+def test_the_network_moves_estimates_at_low_noise_apart_and_no_others():
+    network, without = (network_of(prior="isotropic"), network_of(prior="isotropic"))
+    without.config = replace(without.config, excluded_volume=False)
+    bonded = torch.ones(19, dtype=torch.bool)
+
+    def both(tau: float, noisy: bool = True) -> tuple[Rigids, Rigids]:
+        return one_call(network, tau, noisy), one_call(without, tau, noisy)
+
+    found, plain = both(1e-4)
+    assert closest(plain.translations[0, 0], bonded) < 0.2 < 0.3 < closest(found.translations[0, 0], bonded)
+    assert torch.equal(found.rotations, plain.rotations)
+    torch.testing.assert_close(found.translations, apart(plain.translations, bonded))
+    for found, plain in (both(1.01 * TAU), both(1e-4, noisy=False)):
+        assert torch.equal(found.translations, plain.translations)
+    # training learns from the estimate as the network made it
+    network.train()
+    found, plain = both(1e-4)
+    assert torch.equal(found.translations, plain.translations)
+
+
+def test_a_rollout_from_a_start_that_overlaps_draws_frames_that_do_not():
+    features = villin_features(20)
+    start = torch.randn(1, 20, 3, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(0))
+    for number in range(20):  # ideal residues whose Cα lie on a chain that overlaps with itself
+        start[0, number] = torch.tensor([[0.0, 0.14, 0.0], [0.0, 0.0, 0.0], [0.15, 0.0, 0.0]], dtype=DOUBLE)
+        start[0, number] += hairpin(0.25, 20)[number]
+
+    def drawn(on: bool) -> torch.Tensor:
+        network = network_of(prior="isotropic", displacement=0.002, displacement_max=0.002)
+        network.config = replace(network.config, excluded_volume=on)
+        settings = SamplerSettings(steps=3, max_context=3, context_tau=0.0)
+        return Rollout(network, features, start, stride=10.0, seeds=[1], settings=settings).step().backbone[0, :, 1]
+
+    bonded = torch.ones(19, dtype=torch.bool)
+    assert closest(drawn(False), bonded) < 0.28 < 0.34 < closest(drawn(True), bonded)
