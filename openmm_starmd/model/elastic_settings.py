@@ -36,24 +36,24 @@ class ElasticSettings:
         Lowest and highest looseness of the proteins fitted to; beyond them the nearest counts.
     """
 
-    fast: float = 0.0007747
-    fast_power: float = 0.8384
-    fast_floor: float = 0.0001446
-    fast_rate: float = 0.9958
-    fast_rate_power: float = 0.1279
-    slow: float = 0.004991
-    slow_power: float = 0.3388
-    slow_limit: float = 67.8
-    slow_rate: float = 0.00267
-    slow_rate_power: float = 0.06126
-    constant: float = 0.8336
-    turn_fast: float = 0.03679
-    turn_fast_rate: float = 1.231
-    turn_slow: float = 0.05857
-    turn_slow_rate: float = 0.01261
-    turn_constant: float = 1.762
+    fast: float = 0.0007292
+    fast_power: float = 0.8276
+    fast_floor: float = 0.0001302
+    fast_rate: float = 0.759
+    fast_rate_power: float = 0.1292
+    slow: float = 0.005103
+    slow_power: float = 0.3346
+    slow_limit: float = 71.04
+    slow_rate: float = 0.002454
+    slow_rate_power: float = 0.06933
+    constant: float = 0.6985
+    turn_fast: float = 0.03365
+    turn_fast_rate: float = 0.9422
+    turn_slow: float = 0.05601
+    turn_slow_rate: float = 0.01162
+    turn_constant: float = 1.784
     stiffness_min: float = 0.003
-    amplitude: tuple[float, ...] = (-0.2198, 0.4242)
+    amplitude: tuple[float, ...] = (-0.1853, 0.4868)
     looseness: tuple[float, float] = (-0.81, 2.036)
 
     def __post_init__(self) -> None:
