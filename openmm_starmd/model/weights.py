@@ -17,7 +17,7 @@ from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.network import Network
 
 BUNDLED = Path(__file__).parents[1] / "weights"
-DEFAULT_WEIGHTS = "starmd-mini-v2"
+DEFAULT_WEIGHTS = "starmd-mini-v3"
 
 
 @dataclass(frozen=True)
