@@ -96,7 +96,11 @@ class FrameContext(mm.Context):
         except BaseException as error:
             mm.Context.loadCheckpoint(self, snapshot)
             if isinstance(error, (mm.OpenMMException, TypeError)):
-                raise ValueError(f"not a state of this StarMDSimulation: {error}") from error
+                # weights of another kind keep other variables, which OpenMM finds before anyone can compare digests
+                raise ValueError(
+                    f"not a state of this StarMDSimulation: {error}. Build it from the same input file, weights and "
+                    "settings, then load"
+                ) from error
             raise
         integrator.forget_states()
 

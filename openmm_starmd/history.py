@@ -247,9 +247,12 @@ class HistoryIntegrator(mm.CustomIntegrator):
         """Raise a ValueError if the variables were loaded from a simulation of something else."""
         wrong = [what for name, what in IDENTITY.items() if self.getGlobalVariableByName(name) != self.identity[name]]
         if wrong:
+            # what was saved by a script that names no weights has those that were the default then
+            other = IDENTITY["id_weights"] in wrong
+            hint = " (weights='starmd-mini-v2', if an older version saved it and none were named)" if other else ""
             raise ValueError(
                 f"this was saved by a simulation with {', '.join(wrong)}. Build the StarMDSimulation "
-                "from the same input file, weights and settings, then load"
+                f"from the same input file, weights and settings{hint}, then load"
             )
 
     def _slot(self, number: int) -> int:

@@ -80,6 +80,22 @@ def test_saved_simulation_goes_on(kind):
     assert_close(draw(simulation, 3), expected["following"])
 
 
+@pytest.mark.parametrize("kind", ["Checkpoint", "State"])
+def test_what_other_weights_saved_is_refused_with_the_remedy(kind, tmp_path):
+    """A script that names no weights and loads what it saved when the default was another; and the other way round."""
+    saved = FIXTURES / "simulation" / ("run.chk" if kind == "Checkpoint" else "run.xml")
+    simulation = make_simulation(weights=None, seed=99)
+    simulation.step(1)
+    before = positions_of(simulation)
+    with pytest.raises(ValueError, match="other weights.*weights='starmd-mini-v2'"):
+        getattr(simulation, f"load{kind}")(saved)
+    assert simulation.currentStep == 1 and np.array_equal(positions_of(simulation), before)
+    getattr(simulation, f"save{kind}")(tmp_path / "saved")
+    # a State of weights with an elastic prior has variables that the others do not know
+    with pytest.raises(ValueError, match="Build .* from the same input file, weights and settings"):
+        getattr(make_simulation(seed=99), f"load{kind}")(tmp_path / "saved")
+
+
 @pytest.mark.slow
 def test_checkpoint_inside_a_classical_segment_goes_on():
     """In the middle of a stride; under another OpenMM, whose checkpoints are its own, it is refused by name."""

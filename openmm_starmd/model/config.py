@@ -90,8 +90,8 @@ class ModelConfig:
         ln τ. Chosen on proteins left out of training, where a network knows less than it believes. Empty for all of it.
         Training itself goes without.
     excluded_volume : bool
-        Whether the estimate of a frame is kept from overlaps of Cα at low noise, where it is one structure
-        (:mod:`openmm_starmd.model.excluded_volume`). Training itself goes without.
+        Whether the estimate of a frame is kept from overlaps of Cα and from breaks of the chain at low noise, where it
+        is one structure (:mod:`openmm_starmd.model.excluded_volume`). Training itself goes without.
     """
 
     anchored: bool = True

@@ -1,8 +1,8 @@
-"""Residues cannot overlap: the least movement that brings the Cα of an estimate as far apart as MD keeps them.
+"""Residues cannot overlap, nor leave their chain: Cα of an estimate are moved, by the least, to where they can be.
 
-A chain's end that the modes let wander may be drawn into another part of the protein, for a frame or two. Such an
-overlap begins at the noise where the estimate becomes one structure (τ about 0.05) and stays as the noise falls. Moved
-apart there, all that is drawn after fits it.
+A chain's end that the modes let wander may be drawn into another part of the protein, or off its neighbour, for a frame
+or two. Such a fault begins at the noise where the estimate becomes one structure (τ about 0.05) and stays as the noise
+falls. Mended there, all that is drawn after fits it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from torch import Tensor
 
 CLOSEST = 0.36
 """Distance that MD keeps Cα apart that are not bonded neighbours, nm."""
+LINK = (0.28, 0.41)
+"""Shortest and longest distance of Cα that are bonded neighbours, nm: 0.29 of a cis, 0.38 of a trans peptide."""
 ROUNDS = 4
-"""Times that what still overlaps is moved."""
+"""Times that what is still at fault is moved."""
 SHARES = (1.0, 0.5, 0.25)
 """How far a residue and its neighbours along the chain, one and two on, go with one that is moved."""
 TAU = 0.05
@@ -21,7 +23,7 @@ TAU = 0.05
 
 
 def apart(alphas: Tensor, bonded: Tensor) -> Tensor:
-    """Positions of which no two that are not bonded neighbours are closer than :data:`CLOSEST`, as far as that goes.
+    """Positions of which no two are closer than :data:`CLOSEST`, and bonded neighbours within :data:`LINK`.
 
     Parameters
     ----------
@@ -33,7 +35,7 @@ def apart(alphas: Tensor, bonded: Tensor) -> Tensor:
     Returns
     -------
     Tensor [..., N, 3]
-        The same where nothing overlaps.
+        The same where nothing was at fault; nearly as demanded elsewhere.
     """
     piece = torch.cat([bonded.new_zeros(1), ~bonded]).cumsum(0)
     place = torch.arange(alphas.shape[-2], device=alphas.device)
@@ -43,10 +45,12 @@ def apart(alphas: Tensor, bonded: Tensor) -> Tensor:
     for links, share in enumerate(SHARES):
         carried = carried.masked_fill(same_piece & (gap == links), share)
     # neighbours in one piece are bonded
-    bound = (gap == 0) | (same_piece & (gap == 1))
+    linked = same_piece & (gap == 1)
     for _ in range(ROUNDS):
         difference = alphas[..., :, None, :] - alphas[..., None, :, :]
         distance = difference.square().sum(-1).clamp(min=1e-8).sqrt()
-        overlap = (CLOSEST - distance).clamp(min=0).masked_fill(bound, 0.0)
-        alphas = alphas + carried @ (0.5 * (overlap / distance)[..., None] * difference).sum(-2)
+        wanted = torch.where(linked, distance.clamp(*LINK), distance.clamp(min=CLOSEST))
+        # a residue is no pair with itself: its difference is zero
+        push = (0.5 * (wanted - distance) / distance)[..., None] * difference
+        alphas = alphas + carried @ push.sum(-2)
     return alphas

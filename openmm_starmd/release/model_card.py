@@ -20,6 +20,7 @@ from safetensors import safe_open
 
 from openmm_starmd.files.writing import write_text
 from openmm_starmd.model.config import ModelConfig
+from openmm_starmd.model.excluded_volume import CLOSEST, LINK, TAU
 from openmm_starmd.release.checks import CARD, TRAINING
 from openmm_starmd.release.figures import (
     criteria_table,
@@ -123,6 +124,17 @@ def correction_note(config: ModelConfig) -> str:
     return (
         "Of the network's correction to what the prior expects a share is kept that is best for proteins left out of "
         f"training: {shares} (τ)."
+    )
+
+
+def overlap_note(config: ModelConfig) -> str:
+    """What keeps residues apart, where something does."""
+    if not config.excluded_volume:
+        return ""
+    return (
+        f"Below τ {TAU:g} the estimate of a frame is kept from overlaps and breaks: Cα that are not bonded neighbours "
+        f"are moved apart to {10 * CLOSEST:g} Å, bonded ones to {10 * LINK[0]:g} to {10 * LINK[1]:g} Å, so that valid "
+        "frames say less of what was learned."
     )
 
 
@@ -237,7 +249,15 @@ def render(folder: Path, results: Path, note: str = "") -> str:
         designs=f"{designs} of them are de novo designs of one family (EEHEE, 43 residues). " if designs else "",
         held_out=", ".join(held_out[0]["proteins"]),
         recipe=" ".join(
-            part for part in (describe(recipe), correction_note(config), *listing.get("notes", []), note) if part
+            part
+            for part in (
+                describe(recipe),
+                correction_note(config),
+                overlap_note(config),
+                *listing.get("notes", []),
+                note,
+            )
+            if part
         ),
         proteins="\n".join(rows),
         held_out_sections="\n\n".join(section(content, "Held-out proteins") for content in held_out),

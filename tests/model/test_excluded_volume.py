@@ -11,7 +11,7 @@ import torch
 from openmm_starmd.analysis.validity import judge
 from openmm_starmd.diffusion.samplers import SamplerSettings
 from openmm_starmd.geometry.rigid import Rigids
-from openmm_starmd.model.excluded_volume import CLOSEST, TAU, apart
+from openmm_starmd.model.excluded_volume import CLOSEST, LINK, TAU, apart
 from openmm_starmd.model.frames import Frames
 from openmm_starmd.model.network import Network
 from openmm_starmd.rollout import Rollout
@@ -25,7 +25,7 @@ def hairpin(gap: float, length: int = 16) -> torch.Tensor:
     """A chain that comes back at a distance of `gap` nm, its links 0.38 nm."""
     half = length // 2
     there = torch.stack([0.38 * torch.arange(half, dtype=DOUBLE), *torch.zeros(2, half, dtype=DOUBLE)], -1)
-    turn = torch.tensor([[0.38 * half, 0.38, 0.0]], dtype=DOUBLE)
+    turn = there[-1:] + torch.tensor([[(0.38**2 - gap**2 / 4) ** 0.5, gap / 2, 0.0]], dtype=DOUBLE)
     back = there.flip(0) + torch.tensor([0.0, gap, 0.0], dtype=DOUBLE)
     return torch.cat([there, turn, back])
 
@@ -77,9 +77,25 @@ def test_neighbours_along_the_chain_go_with_a_residue_and_other_chains_do_not():
     assert shift[7, 1] == pytest.approx(float(down[3]))
     assert closest(apart(alphas, bonded), bonded) == pytest.approx(CLOSEST, abs=1e-6)
     # residues next to each other across a break are judged as any others
-    broken = torch.tensor([[0.0, 0.0, 0.0], [0.2, 0.0, 0.0]], dtype=DOUBLE)
+    broken = torch.tensor([[0.0, 0.0, 0.0], [0.3, 0.0, 0.0]], dtype=DOUBLE)
     assert closest(apart(broken, torch.tensor([False])), torch.tensor([False])) == pytest.approx(CLOSEST, abs=1e-6)
     assert torch.equal(apart(broken, torch.tensor([True])), broken)
+
+
+@pytest.mark.parametrize(("place", "length"), [(0, 0.45), (0, 0.2), (6, 0.45), (6, 0.2), (11, 0.48)])
+def test_links_out_of_shape_are_mended(place, length):
+    steps = torch.full((12, 1), 0.38, dtype=DOUBLE)
+    steps[place] = length
+    alphas = torch.cat([torch.zeros(1, 1, dtype=DOUBLE), steps.cumsum(0)]) * torch.tensor(
+        [[0.6, 0.8, 0.0]], dtype=DOUBLE
+    )
+    moved = apart(alphas, torch.ones(12, dtype=torch.bool))
+    found = (moved[1:] - moved[:-1]).norm(dim=-1)
+    assert LINK[0] - 0.01 < float(found.min()) and float(found.max()) < LINK[1] + 0.01
+    # no link is wanted where the chain is broken
+    bonded = torch.arange(12) != place
+    if length > CLOSEST:
+        assert torch.equal(apart(alphas, bonded), alphas)
 
 
 def network_of(**changes) -> Network:
@@ -112,7 +128,8 @@ def test_the_network_moves_estimates_at_low_noise_apart_and_no_others():
         return one_call(network, tau, noisy), one_call(without, tau, noisy)
 
     found, plain = both(1e-4)
-    assert closest(plain.translations[0, 0], bonded) < 0.2 < 0.3 < closest(found.translations[0, 0], bonded)
+    # an end that is torn off its chain as well: a first call mends most of it
+    assert closest(plain.translations[0, 0], bonded) < 0.2 < 0.29 < closest(found.translations[0, 0], bonded)
     assert torch.equal(found.rotations, plain.rotations)
     torch.testing.assert_close(found.translations, apart(plain.translations, bonded))
     for found, plain in (both(1.01 * TAU), both(1e-4, noisy=False)):

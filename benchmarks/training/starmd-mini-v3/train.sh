@@ -5,8 +5,14 @@ set -e
 run=$1 shared=${2:-../shared/data}
 mapfile -t exclude < <(python - <<'PYTHON'
 import json
+from pathlib import Path
 from benchmarks.reference_augmentation import SPLIT, not_trained_on
-print("\n".join(f"--exclude={name}" for name in not_trained_on(json.loads(SPLIT.read_text()))))
+split = json.loads(SPLIT.read_text())
+known = {item["name"] for item in json.loads(Path("openmm_starmd/weights/starmd-mini-v3/training_data.json").read_text())["proteins"]}
+judged = {item["name"] for item in split["choose"]}
+# MD made since then
+newer = {path.name for path in Path("benchmarks/data/training").iterdir() if path.is_dir()} - known - judged
+print("\n".join(f"--exclude={name}" for name in [*not_trained_on(split), *sorted(newer)]))
 PYTHON
 )
 exec python -m openmm_starmd.cli train "$shared/md" "$shared/md200" benchmarks/data benchmarks/data/training benchmarks/data/pool \
