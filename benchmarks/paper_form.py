@@ -258,9 +258,18 @@ def report(content: dict[str, Any]) -> str:
         "stretches and seeds, and of MD over all frames that it can begin with; so short an MD makes r coarse. r of an "
         f"elastic network of the start: {floors}. Losses with and without contextual noise are of different tasks.",
         "",
-        *(f"- {line}" for line in ablation.conclusion(pairs(arms))),
+        *(f"- {line}" for line in conclusion(arms)),
     ]
     return "\n".join(lines).rstrip()
+
+
+def conclusion(arms: dict[str, Any]) -> list[str]:
+    """What valid frames say of noise and attention: nothing where no arm has any."""
+    if not any(seed["valid"] for arm in arms.values() for found in arm["proteins"].values() for seed in found["seeds"]):
+        return [
+            "No frame of any arm is valid: at this size and length of training, nothing is said of noise or attention."
+        ]
+    return ablation.conclusion(pairs(arms))
 
 
 def pairs(arms: dict[str, Any]) -> dict[str, Any]:
@@ -340,7 +349,7 @@ def main() -> None:
             xyz = [run.xyz.astype(np.float64) for run in drawn]
             results[protein.name] = measure(protein, xyz, arguments.seeds, starts[protein.name], md[protein.name])
         content["variants"][arm] = {"proteins": results, "loss": ablation.last_loss(run)}
-        content["conclusion"] = ablation.conclusion(pairs(content["variants"]))
+        content["conclusion"] = conclusion(content["variants"])
         write_json(arguments.json, plain(content), allow_nan=False)
         shares = {name: number(np.mean([s["valid"] for s in f["seeds"]]), 1, 100) for name, f in results.items()}
         print(

@@ -111,3 +111,14 @@ def test_it_trains_draws_and_goes_on(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("benchmarks.lib.drawing._replicas", lambda _p, _n, _f, seeds, *_: {} if not seeds else 1 / 0)
     paper_form.main()
     assert json.loads((tmp_path / "p.json").read_text()) == written
+
+
+def test_nothing_is_concluded_where_no_frame_is_valid():
+    def arms(share: float) -> dict:
+        return {
+            arm: {"proteins": {"a": {"seeds": [{"valid": share}]}, "b": {"seeds": [{"valid": 0.0}]}}}
+            for arm in ("with-joint", "without-joint")
+        }
+
+    assert [line[:12] for line in paper_form.conclusion(arms(0.0))] == ["No frame of "]
+    assert "points of valid frames" in paper_form.conclusion(arms(0.5))[0]
