@@ -70,7 +70,7 @@ def measure(protein: ProteinData, replica: Replica, weights: Weights, path: Path
     found = find_amplitude(
         frames.map(lambda x: x[:first]), interval, features, config.elastic, max_context=config.max_context
     )
-    plain = ElasticModel.of(features.to("cpu", torch.float64), config.elastic)
+    plain = ElasticModel.of(features.to("cpu", torch.float64), replace(config.elastic, widening=0.0))
     rest = frames.map(lambda x: x[first:])
     row: dict[str, Any] = {
         "picoseconds": span,

@@ -105,5 +105,5 @@ def test_settings_of_the_prior_are_those_that_were_fitted():
     fitted = json.loads((RESULTS / "elastic_prior.json").read_text())["settings"]
     shipped = asdict(ElasticSettings())
     for name, value in shipped.items():
-        if name != "stiffness_min":
+        if name not in ("stiffness_min", "widening"):
             assert value == pytest.approx(fitted[name], rel=1e-3), name

@@ -7,8 +7,8 @@ The numbers of the prior are fitted to MD, but a network that is trained to leas
 again. Rollouts of a stride of 10 ps are compared with MD: the displacement over one stride, mean over residues, and the
 logarithm of their ratio. Judged are the proteins of ``choose`` (benchmarks/data/split.json) and the folded ones that
 were trained on, each protein once, at several additions to the logarithm of the amplitude; none that ``report`` or the
-benchmarks name. Prints the addition at which the mean logarithm is zero, and with ``--write`` adds it to
-``elastic.amplitude`` in config.json.
+benchmarks name. Prints the addition at which the mean logarithm is zero, and with ``--write`` makes it
+``elastic.widening`` in config.json.
 """
 
 from __future__ import annotations
@@ -53,10 +53,8 @@ def md_of(name: str, folders: Sequence[Path]) -> list[np.ndarray]:
 
 
 def widened(network: Network, addition: float) -> None:
-    """Give the prior of `network` another amplitude."""
-    elastic = network.config.elastic
-    intercept, slope = elastic.amplitude
-    network.config = replace(network.config, elastic=replace(elastic, amplitude=(intercept + addition, slope)))
+    """Give the prior of `network` another width."""
+    network.config = replace(network.config, elastic=replace(network.config.elastic, widening=addition))
 
 
 def main() -> None:
@@ -68,7 +66,7 @@ def main() -> None:
     parser.add_argument("--additions", type=float, nargs="+", default=[0.0, 0.2])
     parser.add_argument("--most", type=int, default=16, help="training proteins at most")
     parser.add_argument("--json", type=Path, default=RESULTS / "spread.json")
-    parser.add_argument("--write", action="store_true", help="add it in the weights' config.json")
+    parser.add_argument("--write", action="store_true", help="write it to the weights' config.json")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
@@ -97,7 +95,6 @@ def main() -> None:
             widened(weights.network, addition)
             rollout = make_rollout(protein, weights, stride=STRIDE, seed=[0])
             frames = np.array([rollout.step().backbone[0, :, 1].numpy() for _ in range(arguments.frames)])
-            widened(weights.network, -addition)
             rows[name][f"{addition:g}"] = float(np.log(displacement(frames, 1).mean() / wanted))
             rows[name][f"valid {addition:g}"] = float(judge(frames, rollout.features.bonded.numpy()).fraction)
         print(name, {key: round(value, 3) for key, value in rows[name].items()}, flush=True)

@@ -5,7 +5,7 @@
 
 Counted are the files of the package in which a function runs, in the order in which they are first entered. Left out
 are those that a reader takes for granted: the network and the diffusion, which the walks pass by, geometry, units,
-errors and random numbers. Villin, weights starmd-mini-v2, Reference platform.
+errors and random numbers. Villin, the default weights, Reference platform.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ def find_amplitude(
             "needed to tell an amplitude"
         )
     frames = frames.to(torch.float64)
-    model = ElasticModel.of(features.to("cpu", torch.float64), settings)
+    model = ElasticModel.of(features.to("cpu", torch.float64), replace(settings, widening=0.0))
     steps = sorted({max(1, round(stride / interval)) for stride in STRIDES})
     steps = [step for step in steps if count > 2 * step] or [1]
     windows = {step: windows_of(frames, step, max_context - 1) for step in steps}

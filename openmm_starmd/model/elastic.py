@@ -124,10 +124,10 @@ class ElasticModel:
         like = features.reference.translations
         residues = len(like)
         stiffness = modes.stiffness.clamp(min=settings.stiffness_min)
-        logarithm: float | Tensor = amplitude
+        logarithm: float | Tensor = amplitude + settings.widening
         if settings.amplitude:
             intercept, slope = settings.amplitude
-            logarithm = amplitude + intercept + slope * looseness(stiffness, residues).clamp(*settings.looseness)
+            logarithm = logarithm + intercept + slope * looseness(stiffness, residues).clamp(*settings.looseness)
         parts = statistics(stiffness, settings, logarithm)
         squares = modes.vectors.unflatten(0, (residues, 3)).square().sum(1)
         return cls(

@@ -168,6 +168,10 @@ def test_numbers_of_modes_are_those_of_their_stiffness():
     projector = model.vectors[0].numpy() @ model.vectors[0].numpy().T
     np.testing.assert_allclose(projector, vectors @ vectors.T, atol=1e-9)
     np.testing.assert_allclose(model.squares[0].sum(0), 1, atol=1e-12)
+    # drawn wider than fitted: rates stay
+    wide = ElasticModel.of(features, replace(settings, widening=0.2), features.amplitude)
+    np.testing.assert_allclose(wide.slow, math.exp(0.4) * model.slow)
+    np.testing.assert_allclose(wide.slow_rate, model.slow_rate)
     # without numbers for it a protein's amplitude is one
     plain = ElasticModel.of(features, replace(settings, amplitude=()))
     np.testing.assert_allclose(plain.fast_rate, model.fast_rate)
@@ -901,7 +905,7 @@ def test_configurations_from_before_look_as_they_did():
 
 def test_configurations_survive_json():
     config = elastic_config(
-        elastic=ElasticSettings(slow_rate=0.01, amplitude=(0.1, 0.2), looseness=(-0.5, 1.5)),
+        elastic=ElasticSettings(slow_rate=0.01, amplitude=(0.1, 0.2), looseness=(-0.5, 1.5), widening=-0.1),
         correction=((0.05, 1.0), (0.3, 0.25)),
         attention_temperature=True,
         centred_noise=True,

@@ -64,6 +64,12 @@ def test_amplitude_of_drawn_frames_is_found(log):
     assert (long.frames, short.frames) == (60, 6)
 
 
+def test_what_networks_make_up_for_is_not_read_off_md():
+    frames = drawn(-0.5, 12)
+    wide = find_amplitude(frames, 1.0, villin_features(20), ElasticSettings(widening=0.3), max_context=7)
+    assert wide == found(frames)
+
+
 def test_frames_may_lie_anywhere():
     frames = drawn(-0.5, 12)
     turned = [frames.map(lambda x, i=i: x[i]) for i in range(12)]
