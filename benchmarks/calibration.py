@@ -7,7 +7,7 @@ For each left-out protein of benchmarks/data/split.json that there is MD of: its
 (half of the MD where that is under 60 ps); the rest judges. Innovation: the logarithm of the mean squared innovation
 over the variance expected, 0 is right. RMSF amplitude, where the MD is 150 ps or longer: mean RMSF of 4 rollouts as
 long, over that of the MD, with and without calibration; and that of the MD that calibrated, which is what the same time
-would have given.
+would have given. With ``--held-out``, of the proteins held out as well, by their first replica.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ import numpy as np
 import torch
 from openmm.app import PDBFile
 
-from benchmarks.lib.paths import RESULTS
+from benchmarks.lib.drawing import HELD_OUT
+from benchmarks.lib.paths import DATA, RESULTS
 from benchmarks.lib.results_page import add_markdown_option, write_block, write_json
 from benchmarks.reference_augmentation import SPLIT, left_out
 from openmm_starmd import Protein, __version__
 from openmm_starmd.analysis.flexibility import pooled, rmsf
+from openmm_starmd.data.folders import open_data
 from openmm_starmd.data.trajectories import ProteinData, Replica
 from openmm_starmd.geometry.rigid import Rigids, superpose
 from openmm_starmd.model.calibration import find_amplitude, scaled, windows_of
@@ -139,12 +141,17 @@ def main() -> None:
     parser.add_argument("--weights", default="starmd-mini-v3")
     parser.add_argument("--data", type=Path, nargs="+", required=True)
     parser.add_argument("--json", type=Path, default=RESULTS / "calibration.json")
+    parser.add_argument("--held-out", action="store_true", help="proteins of benchmarks/data held out, too")
     add_markdown_option(parser, "calibration")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     weights = load_weights(arguments.weights)
     judged = left_out(arguments.data, json.loads(SPLIT.read_text()))
+    if arguments.held_out:
+        others = [path.name for path in DATA.iterdir() if path.name not in HELD_OUT]
+        judged += open_data([DATA], others)
+        arguments.data.append(DATA)
     content: dict[str, Any] = {"version": __version__, "settings": {"weights": weights.name}, "proteins": {}}
     for protein in judged:
         replica = max(protein.replicas, key=len)
