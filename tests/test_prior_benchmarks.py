@@ -100,9 +100,11 @@ def test_networks_of_any_size_are_copies_apart(size):
 def test_settings_of_the_prior_are_those_that_were_fitted():
     import json
 
+    from benchmarks.derive import elastic_prior
     from benchmarks.lib.paths import RESULTS
 
     fitted = json.loads((RESULTS / "elastic_prior.json").read_text())["settings"]
+    assert all(getattr(elastic_prior.START, name) > 0 for name in elastic_prior.FREE)  # by their logarithms
     shipped = asdict(ElasticSettings())
     for name, value in shipped.items():
         if name not in ("stiffness_min", "widening"):

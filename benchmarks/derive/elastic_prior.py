@@ -6,8 +6,10 @@
 Maximum likelihood of the next frame given true histories (model/elastic.py), every mode of every target one
 observation, with an amplitude a protein that is free in the fit. A regression on the looseness of its network then
 reads the amplitude off a structure. Proteins that choose weights (``choose`` of benchmarks/data/split.json) judge
-whether that is better than one amplitude for all. Three in ten references are deformed along soft modes, as in
-training.
+whether that is better than one amplitude for all. With 57 proteins it explains 0.62 of the variance of the amplitudes,
+each left out in turn, and takes the judges' log innovations down from 0.53 to 0.40 (root mean square), while their
+likelihood a coordinate, which stiff modes decide, is level (-2.944, for all -2.948). Three in ten references are
+deformed along soft modes, as in training.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ from openmm_starmd.geometry.so3 import log_map
 from openmm_starmd.model.elastic import REACH, ElasticModel, elastic_modes, looseness, statistics
 from openmm_starmd.model.elastic_settings import ElasticSettings
 
-FREE = [f.name for f in fields(ElasticSettings) if f.name not in ("stiffness_min", "amplitude", "looseness")]
+FREE = [
+    f.name for f in fields(ElasticSettings) if f.name not in ("stiffness_min", "amplitude", "looseness", "widening")
+]
 """What is fitted; all positive, so by their logarithms."""
 START = ElasticSettings(
     fast=0.012, fast_power=0.99, fast_floor=1e-5, fast_rate=0.25, fast_rate_power=0.96, slow=0.02, slow_power=0.45,
@@ -164,9 +168,9 @@ def fit(proteins: Sequence[ProteinData], steps: int, stiffness_min: float) -> tu
     return logs.detach(), {name: float(values[number]) for name, number in place.items()}
 
 
-def regression(loose: Mapping[str, float], amplitudes: Mapping[str, float]) -> tuple[list[float], float]:
+def regression(looseness_of: Mapping[str, float], amplitudes: Mapping[str, float]) -> tuple[list[float], float]:
     """Intercept and slope of the amplitude, and the share of its variance explained, each protein left out in turn."""
-    rows = np.array([[1.0, loose[name]] for name in amplitudes])
+    rows = np.array([[1.0, looseness_of[name]] for name in amplitudes])
     target = np.array(list(amplitudes.values()))
     penalty = RIDGE * np.diag([0.0, *rows[:, 1:].var(0)])
 
@@ -177,7 +181,7 @@ def regression(loose: Mapping[str, float], amplitudes: Mapping[str, float]) -> t
     return [float(value) for value in solved(rows, target)], float(1 - np.var(left) / np.var(target))
 
 
-def loose(protein: ProteinData, stiffness_min: float) -> float:
+def looseness_of(protein: ProteinData, stiffness_min: float) -> float:
     """Looseness of a protein's structure."""
     found = protein.read_features()
     alphas = found.reference.translations.double().numpy()
@@ -192,7 +196,7 @@ def judge(proteins: Sequence[ProteinData], settings: ElasticSettings, count: int
         known, found = Structures(), []
         offset = 0.0
         if settings.amplitude:
-            seen = np.clip(loose(protein, settings.stiffness_min), *settings.looseness)
+            seen = np.clip(looseness_of(protein, settings.stiffness_min), *settings.looseness)
             offset = float(settings.amplitude[0] + settings.amplitude[1] * seen)
         data = windows([protein], 5, 0.0, count)
         for number in range(count):
@@ -221,7 +225,7 @@ def main() -> None:
     judged = left_out(arguments.left_out_data, split)
     stiffness_min = ElasticSettings().stiffness_min
     logs, amplitudes = fit(pool, arguments.steps, stiffness_min)
-    known = {protein.name: loose(protein, stiffness_min) for protein in pool}
+    known = {protein.name: looseness_of(protein, stiffness_min) for protein in pool}
     seen = tuple(round(value, 3) for value in (min(known.values()), max(known.values())))
     values = {name: float(f"{value:.4g}") for name, value in zip(FREE, logs.exp().tolist(), strict=True)}
     mean = float(np.mean(list(amplitudes.values())))

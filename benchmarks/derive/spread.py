@@ -68,6 +68,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=RESULTS / "spread.json")
     parser.add_argument("--write", action="store_true", help="write it to the weights' config.json")
     arguments = parser.parse_args()
+    if len(arguments.additions) < 2:
+        parser.error("--additions: two or more are needed to tell where the mean logarithm is zero")
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     split = json.loads(SPLIT.read_text())
@@ -106,7 +108,11 @@ def main() -> None:
     slope, offset = np.polyfit(arguments.additions, means["all"], 1)
     addition = round(float(-offset / slope), 3)
     print(f"addition to the logarithm of the amplitude: {addition}")
-    write_json(arguments.json, {"weights": weights.name, "proteins": rows, "means": means, "addition": addition})
+    write_json(
+        arguments.json,
+        {"weights": weights.name, "additions": arguments.additions, "frames": arguments.frames, "proteins": rows}
+        | {"means": means, "addition": addition},
+    )
     if arguments.write:
         widened(weights.network, addition)
         save_weights(weights.path.parent, weights.network, weights.network.config)

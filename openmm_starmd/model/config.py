@@ -91,7 +91,7 @@ class ModelConfig:
         Training itself goes without.
     excluded_volume : bool
         Whether the estimate of a frame is kept from overlaps of Cα and from breaks of the chain at low noise, where it
-        is one structure (:mod:`openmm_starmd.model.excluded_volume`). Training itself goes without.
+        is one structure (:mod:`openmm_starmd.model.excluded_volume`). Training goes without, validation with it.
     """
 
     anchored: bool = True
@@ -141,8 +141,13 @@ class ModelConfig:
 
     def __repr__(self) -> str:
         """As older versions wrote it, and what they did not know where it is not as it was: it enters digests."""
-        values = ((f.name, getattr(self, f.name)) for f in fields(self))
-        shown = [f"{name}={value!r}" for name, value in values if name not in LATER or value != getattr(_FORMER, name)]
+        shown = []
+        for name in (f.name for f in fields(self)):
+            value = getattr(self, name)
+            # the numbers of a prior are shown where there is one: their defaults change when they are fitted anew
+            told = self.prior == "elastic" if name == "elastic" else value != getattr(_FORMER, name)
+            if told or name not in LATER:
+                shown.append(f"{name}={value!r}")
         return f"ModelConfig({', '.join(shown)})"
 
     def __post_init__(self) -> None:
@@ -213,6 +218,8 @@ class ModelConfig:
             raise ValueError(f"unknown configuration keys {sorted(unknown)}: written by a newer openmm_starmd?")
         values = dict(values)
         values["schedule"] = Schedule(**values["schedule"])
+        if values.get("prior", "isotropic") != "elastic":
+            values.pop("elastic", None)  # numbers that nothing is made of
         if "elastic" in values:
             strange = set(values["elastic"]) - {f.name for f in fields(ElasticSettings)}
             if strange:

@@ -312,6 +312,6 @@ def looseness(stiffness: Tensor, residues: int) -> Tensor:
     Returns
     -------
     Tensor []
-        About -1 in the tightest proteins, 2 in extended peptides; 0 without modes.
+        From -0.8 in tight proteins to 2 in extended peptides; 0 without modes.
     """
     return ((1 / stiffness).sum() / residues).log() - USUAL if len(stiffness) else stiffness.new_zeros(())

@@ -36,7 +36,7 @@ class ElasticSettings:
         Lowest and highest looseness of the proteins fitted to; beyond them the nearest counts.
     widening : float
         Added to every protein's log amplitude, by which networks make up for the width that training to least squares
-        takes off (benchmarks/derive/spread.py). What is read off MD goes without.
+        takes off (benchmarks/derive/spread.py). Training, and what is read off MD, go without.
     """
 
     fast: float = 0.0007292
@@ -81,7 +81,7 @@ class ElasticSettings:
         if len(self.amplitude) not in (0, 2):
             raise ValueError(
                 f"amplitude of the elastic prior has {len(self.amplitude)} numbers; give an intercept and a slope, or "
-                "none"
+                "none. Five are of a version that was not released: train anew"
             )
         if len(self.looseness) != 2 or self.looseness[0] > self.looseness[1]:
             raise ValueError(f"looseness of the elastic prior is {self.looseness!r}; give the lowest and the highest")

@@ -1,4 +1,4 @@
-"""Residues cannot overlap, nor leave their chain: Cα of an estimate are moved, by the least, to where they can be.
+"""Residues cannot overlap, nor leave their chain: Cα of an estimate are moved to where they can be.
 
 A chain's end that the modes let wander may be drawn into another part of the protein, or off its neighbour, for a frame
 or two. Such a fault begins at the noise where the estimate becomes one structure (τ about 0.05) and stays as the noise
@@ -23,7 +23,7 @@ TAU = 0.05
 
 
 def apart(alphas: Tensor, bonded: Tensor) -> Tensor:
-    """Positions of which no two are closer than :data:`CLOSEST`, and bonded neighbours within :data:`LINK`.
+    """Positions of which no two are closer than :data:`CLOSEST`, nearly, and bonded neighbours within :data:`LINK`.
 
     Parameters
     ----------
@@ -35,7 +35,9 @@ def apart(alphas: Tensor, bonded: Tensor) -> Tensor:
     Returns
     -------
     Tensor [..., N, 3]
-        The same where nothing was at fault; nearly as demanded elsewhere.
+        The same where nothing was at fault; elsewhere nearly as demanded. Where several residues in a row overlap they
+        end up to 2.5 times as far apart as they had to, for each takes its neighbours along. Residues at the very same
+        place stay there.
     """
     piece = torch.cat([bonded.new_zeros(1), ~bonded]).cumsum(0)
     place = torch.arange(alphas.shape[-2], device=alphas.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -319,7 +319,10 @@ class Network(nn.Module):
             s, z = self.conditioner(features)
             elastic = None
             if self.modes is not None:
-                elastic = ElasticModel.of(features, self.config.elastic, features.amplitude)
+                settings = self.config.elastic
+                if self.training:
+                    settings = replace(settings, widening=0.0)
+                elastic = ElasticModel.of(features, settings, features.amplitude)
                 mode_single, mode_pair = self.modes(elastic)
                 s, z = s + mode_single, z + mode_pair
             single, pair, positions = self.single(s), self.pair(z), features.positions()

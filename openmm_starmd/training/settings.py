@@ -332,6 +332,10 @@ def recipe_from_dict(values: Mapping[str, Any], base: Recipe | None = None, sour
         Naming each unknown setting, or one whose value is of the wrong kind.
     """
     unknown: list[str] = []
+    model = values.get("model")
+    if isinstance(model, Mapping) and model.get("prior") == "isotropic" and "elastic" in model:
+        # numbers that nothing is made of
+        values = {**values, "model": {name: value for name, value in model.items() if name != "elastic"}}
     recipe = _filled(Recipe() if base is None else base, values, "", unknown, source)
     if unknown:
         raise ValueError(

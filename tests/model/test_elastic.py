@@ -35,7 +35,7 @@ from openmm_starmd.model.masks import block_causal_mask
 from openmm_starmd.model.network import Condition, ModeFeatures, Network, Prediction, kept_correction
 from openmm_starmd.rollout import Rollout
 from openmm_starmd.training.objective import noise_batch, training_pass
-from openmm_starmd.training.settings import recipe_objective
+from openmm_starmd.training.settings import Recipe, recipe_from_dict, recipe_objective
 from tests.model.test_network import awake, narrow, part
 from tests.proteins import random_rotation, toy_batch, villin_features, wobbling_frames
 
@@ -900,7 +900,25 @@ def test_configurations_from_before_look_as_they_did():
         "excluded_volume": True,
     }
     for name, value in changed.items():
-        assert repr(replace(ModelConfig(), **{name: value})) == f"{FORMER[:-1]}, {name}={value!r})"
+        if name != "prior":  # with one, its numbers are shown, whatever the defaults of the day
+            shown = "" if name == "elastic" else f", {name}={value!r}"
+            assert repr(replace(ModelConfig(), **{name: value})) == f"{FORMER[:-1]}{shown})"
+    with_prior = replace(ModelConfig(), prior="elastic")
+    assert repr(with_prior) == f"{FORMER[:-1]}, prior='elastic', elastic={ElasticSettings()!r})"
+    # numbers that a configuration without that prior was written with, in whatever form, are nothing to it
+    values = ModelConfig().to_dict()
+    values["elastic"] = {"amplitude": [0.1, 0.2, 0.3, 0.4, 0.5]}
+    assert ModelConfig.from_dict(values) == ModelConfig()
+    assert recipe_from_dict({"model": values}, Recipe(model=ModelConfig())).model == ModelConfig()
+
+
+def test_training_goes_without_widening():
+    network = Network(elastic_config(blocks=1, elastic=ElasticSettings(widening=0.3)))
+    plain = Network(elastic_config(blocks=1))
+    features = villin_features(8)
+    widths = [network.train(mode).condition(features).elastic.slow for mode in (True, False)]
+    torch.testing.assert_close(widths[0], plain.condition(features).elastic.slow)
+    torch.testing.assert_close(widths[1], math.exp(0.6) * widths[0])
 
 
 def test_configurations_survive_json():
