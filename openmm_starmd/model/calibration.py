@@ -9,8 +9,8 @@ softer than its kind, so a frame counts as few coordinates, whatever its length;
 strides are pooled as views of one motion, whose evidence is averaged and not added up. What is left is weighed against
 a prior of one for all proteins, which pulls the result of a few picoseconds towards 1. In 18 trajectories, of 80 ps and
 more, of proteins of the training pool (``benchmarks/derive/calibration_error.py``), the logarithm of the amplitude that
-the rest of one has at 10 ps is 0.29 off 0 (root mean square), 0.23 off what its first 5 ps say and 0.22 off what its
-first 20 do, where the errors stated are 0.3 and 0.2. It comes out 0.12 too low, for motion widens as MD goes on.
+the rest of one has at 10 ps is 0.20 off 0 (root mean square), 0.17 off what its first 5 ps say and 0.18 off what its
+first 20 do, where the errors stated are 0.3 and 0.2. It comes out 0.06 too low, for motion widens as MD goes on.
 """
 
 from __future__ import annotations
