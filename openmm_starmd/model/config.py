@@ -156,8 +156,6 @@ class ModelConfig:
             raise ValueError(f"prior is {self.prior!r}; choose 'isotropic' or 'elastic'")
         if self.prior == "elastic" and not self.anchored:
             raise ValueError("prior is 'elastic', which starts from the last frame: set anchored to true")
-        if self.excluded_volume and not self.anchored:
-            raise ValueError("excluded_volume is for the anchored form: set it to false where anchored is false")
         if self.attention_temperature and self.attention != "joint":
             raise ValueError("attention_temperature is for joint attention: set it to false with attention 'separable'")
         taus = [tau for tau, _ in self.correction]

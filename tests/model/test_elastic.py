@@ -838,7 +838,7 @@ def test_kept_correction_is_linear_in_the_logarithm():
 
 @pytest.mark.parametrize("prior", ["elastic", "isotropic"])
 def test_a_share_of_the_correction_is_kept_in_evaluation_alone(prior):
-    config = replace(narrow("mini"), prior=prior)
+    config = replace(narrow("mini"), prior=prior, excluded_volume=False)
     network = awake(config)
     batch = toy_batch(villin_features(8), 4, 2)
     noised = noise_batch(batch, network, recipe_objective("mini"))
@@ -940,7 +940,6 @@ def test_configurations_survive_json():
     [
         ({"prior": "gaussian"}, "choose 'isotropic' or 'elastic'"),
         ({"prior": "elastic", "anchored": False}, "set anchored to true"),
-        ({"prior": "isotropic", "anchored": False}, "excluded_volume is for the anchored form"),
         ({"attention_temperature": True, "attention": "separable"}, "attention_temperature is for joint attention"),
         ({"correction": ((0.3, 1.0), (0.1, 0.5))}, "a rising"),
         ({"correction": ((0.1, 1.0), (0.1, 0.5))}, "a rising"),

@@ -82,7 +82,7 @@ def test_restored_run_equals_the_unbroken_one(split):
 def test_untrained_network_draws_the_spread_it_assumes():
     """Its clean-frame estimate is the exact posterior mean of a Gaussian about the last frame: nothing may be lost."""
     torch.manual_seed(0)
-    config = replace(narrow("mini"), prior="isotropic")
+    config = replace(narrow("mini"), prior="isotropic", excluded_volume=False)
     settings = SamplerSettings("multistep", steps=10, context_tau=0.0, max_context=3)
     run = rollout(seeds=range(48), settings=settings, length=30, network=Network(config))
     before = rigids_from_backbone(run.frames()[0])
