@@ -33,6 +33,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import ablation
+from benchmarks.fidelity import plain
 from benchmarks.lib.drawing import Drawing, load_replica, rollouts
 from benchmarks.lib.paths import DATA, RESULTS
 from benchmarks.lib.results_page import add_markdown_option, write, write_block, write_json
@@ -278,15 +279,6 @@ def pairs(arms: dict[str, Any]) -> dict[str, Any]:
         arm: {"proteins": {name: found["seeds"] for name, found in result["proteins"].items()}}
         for arm, result in arms.items()
     }
-
-
-def plain(value: Any) -> Any:
-    """The same with None for what is not finite, as JSON has it."""
-    if isinstance(value, dict):
-        return {key: plain(x) for key, x in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(x) for x in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def timed_once(path: Path, proteins: Sequence[ProteinData], arms: dict[str, Recipe]) -> dict[str, float]:

@@ -29,6 +29,7 @@ from openmm_starmd.geometry.superposition import superposition
 from openmm_starmd.geometry.torsions import dihedral
 from openmm_starmd.model.attention import KVCache
 from openmm_starmd.model.elastic import Expected
+from openmm_starmd.model.excluded_volume import TAU, apart
 from openmm_starmd.model.features import Features, torsion_features
 from openmm_starmd.model.frames import Frames, noise_variances
 from openmm_starmd.model.network import Condition, Network
@@ -156,7 +157,10 @@ class Rollout:
         self.network = network.to(device=self.device, dtype=dtype).eval()
         self.features, self.stride, self.seeds = features, float(stride), tuple(int(seed) for seed in seeds)
         self.sampler = SAMPLERS[self.settings.sampler](network.config.schedule, tau_end=self.settings.tau_end)
-        self.timesteps = self.sampler.timesteps(self.settings.steps).to(self.device)
+        timesteps = self.sampler.timesteps(self.settings.steps)
+        self._mended = [network.config.excluded_volume and tau <= TAU for tau in timesteps.tolist()]
+        self.timesteps = timesteps.to(self.device)
+        self._bonded = features.bonded.to(self.device)
         # there once, so that no call of the network copies numbers of its own
         self._index = torch.arange(self.settings.max_context + 1, device=self.device)
         self._false, self._true = (torch.arange(2, device=self.device) > 0).split(1)
@@ -257,13 +261,16 @@ class Rollout:
         for k in range(settings.steps):
             noisy = self._as_noisy(rigids, self.timesteps[k], expected)
             prediction = self.network(self._conditions, noisy, cache=self._cache)
+            clean = prediction.rigids
+            if self._mended[k]:
+                clean = Rigids(clean.rotations, apart(clean.translations, self._bonded))
             if k + 1 < settings.steps:
                 tau, tau_next = self.timesteps[k], self.timesteps[k + 1]
                 rigids = self.sampler.step(
-                    rigids, prediction.rigids, tau, tau_next, settings.noise_scale * noise[k + 1][..., :6], previous
+                    rigids, clean, tau, tau_next, settings.noise_scale * noise[k + 1][..., :6], previous
                 )
-                previous = (prediction.rigids, tau)
-        drawn = [x[:, 0] for x in (*prediction.rigids, prediction.torsions)]
+                previous = (clean, tau)
+        drawn = [x[:, 0] for x in (*clean, prediction.torsions)]
         rotations, translations, angles = moved_together(drawn, "cpu", torch.float64)
         backbone = backbone_from_rigids(Rigids(rotations, translations), self._local)
         rotation, shift = superposition(backbone[:, :, 1], newest.backbone[:, :, 1])

@@ -91,7 +91,7 @@ class ModelConfig:
         Training itself goes without.
     excluded_volume : bool
         Whether the estimate of a frame is kept from overlaps of Cα and from breaks of the chain at low noise, where it
-        is one structure (:mod:`openmm_starmd.model.excluded_volume`). Training goes without, validation with it.
+        is one structure (:mod:`openmm_starmd.model.excluded_volume`). Only rollouts have it.
     """
 
     anchored: bool = True

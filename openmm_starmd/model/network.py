@@ -17,7 +17,6 @@ from openmm_starmd.model.attention import KVCache, RotaryAngles, SpaceTimeAttent
 from openmm_starmd.model.conditioner import Conditioner
 from openmm_starmd.model.config import ModelConfig
 from openmm_starmd.model.elastic import ElasticModel
-from openmm_starmd.model.excluded_volume import TAU, apart
 from openmm_starmd.model.features import TORSIONS, Features
 from openmm_starmd.model.frames import (
     ELASTIC_POSE,
@@ -44,7 +43,7 @@ MODE_WIDTHS = (0.03, 0.06, 0.09)
 class Condition:
     """Time-independent inputs of one protein, computed once per rollout.
 
-    Where replicas have references of their own, all but `positions` and `bonded` begin with dimensions [B, 1].
+    Where replicas have references of their own, all but `positions` begin with dimensions [B, 1].
 
     Attributes
     ----------
@@ -53,7 +52,6 @@ class Condition:
     positions : Tensor [N]
         Residue positions for RoPE.
     reference : Rigids [N]
-    bonded : Tensor [N - 1], bool
     hide_deviation : bool
         As in :class:`openmm_starmd.model.features.Features`.
     elastic : ElasticModel, optional
@@ -64,7 +62,6 @@ class Condition:
     z: Tensor
     positions: Tensor
     reference: Rigids
-    bonded: Tensor
     hide_deviation: bool = False
     elastic: ElasticModel | None = None
 
@@ -83,7 +80,6 @@ class Condition:
             stacked([c.z for c in conditions]),
             first.positions,
             reference,
-            first.bonded,
             first.hide_deviation,
             ElasticModel.stacked(elastic) if elastic else None,
         )
@@ -326,9 +322,7 @@ class Network(nn.Module):
                 mode_single, mode_pair = self.modes(elastic)
                 s, z = s + mode_single, z + mode_pair
             single, pair, positions = self.single(s), self.pair(z), features.positions()
-            return Condition(
-                single, pair, positions, features.reference, features.bonded, features.hide_deviation, elastic
-            )
+            return Condition(single, pair, positions, features.reference, features.hide_deviation, elastic)
 
     def forward(
         self,
@@ -399,10 +393,6 @@ class Network(nn.Module):
             )
         if self.config.correction and not self.training:
             rigids = self._shrunk(rigids, estimate, frames)
-        if self.config.excluded_volume and not self.training:
-            clear = apart(rigids.translations, condition.bonded)
-            one_structure = (frames.noisy & (frames.tau <= TAU))[..., None, None]
-            rigids = Rigids(rigids.rotations, torch.where(one_structure, clear, rigids.translations))
         raw = self.head(self.head_norm(s)).unflatten(-1, (TORSIONS, 2))
         norms = (raw.square().sum(-1) + 1e-8).sqrt()
         return Prediction(rigids, raw / norms[..., None], norms, estimate)

@@ -838,7 +838,7 @@ def test_kept_correction_is_linear_in_the_logarithm():
 
 @pytest.mark.parametrize("prior", ["elastic", "isotropic"])
 def test_a_share_of_the_correction_is_kept_in_evaluation_alone(prior):
-    config = replace(narrow("mini"), prior=prior, excluded_volume=False)
+    config = replace(narrow("mini"), prior=prior)
     network = awake(config)
     batch = toy_batch(villin_features(8), 4, 2)
     noised = noise_batch(batch, network, recipe_objective("mini"))
